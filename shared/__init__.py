@@ -1,0 +1,1 @@
+"""The words that producer and workers both speak: jobs, settings, queue, storage, ledger. No torch."""

@@ -1,0 +1,49 @@
+"""All settings in one value, read from `PIXELMILL_*`; the same in the local stack, in compose and in a fleet."""
+
+from pathlib import Path
+
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import UsageError
+
+
+class Settings(BaseSettings):
+    """Secrets are `SecretStr`: a printed or logged `Settings` does not show them."""
+
+    model_config = SettingsConfigDict(env_prefix="PIXELMILL_", frozen=True, extra="ignore")
+
+    redis_url: SecretStr = SecretStr("")  # redis://user:password@host:port/db
+    s3_endpoint: str = ""  # empty: AWS
+    s3_region: str = "us-east-1"
+    s3_bucket: str = "pixelmill"
+    s3_access_key: SecretStr = SecretStr("")  # empty: boto3's own search for credentials
+    s3_secret_key: SecretStr = SecretStr("")
+
+    models: Path | None = None  # a models.toml laid over the built-in catalog
+    devices: str = ""  # "cuda:0,cuda:2" or "cpu"; empty: every CUDA device, else the CPU
+    threads: int = Field(0, ge=0)  # CPU threads per worker; 0: cores / workers
+    batch_images: int = Field(8, ge=1, le=256)  # images in one model call, at most
+    models_bytes: int = Field(8 << 30, ge=1)  # resident models per worker, least recently used go first
+
+    shard_rows: int = Field(64, ge=1, le=1024)
+    lease_s: float = Field(60.0, gt=0)
+    heartbeat_s: float = Field(15.0, gt=0)
+    tick_s: float = Field(5.0, gt=0)  # dispatch in each supervisor
+    redeliver_s: float = Field(10.0, gt=0)  # a sent shard that nobody claimed goes out again
+
+    max_rows: int = Field(10_000_000, ge=1)
+    max_row_bytes: int = Field(1 << 20, ge=1)
+    max_prompt_chars: int = Field(10_000, ge=1)
+    max_images_per_row: int = Field(64, ge=1)
+
+
+def load(**overrides: str) -> Settings:
+    """Settings from the environment. Raises UsageError that names the variable at fault."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic parses the strings
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "PIXELMILL_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise UsageError(f"setting {name}: found {first['input']!r}: {first['msg']}") from error

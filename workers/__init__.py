@@ -1,0 +1,1 @@
+"""Takes shards from the queue and makes pictures; one process per device."""
