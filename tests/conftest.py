@@ -1,0 +1,44 @@
+"""A real Valkey and a real S3 for every test that asks, in a folder of their own; never `.pixelmill/`."""
+
+import itertools
+import os
+import secrets
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from producer import stack
+from shared import settings as settings_
+
+DATABASES = 16  # Valkey's default
+
+_database = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def stack_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    root = tmp_path_factory.mktemp("stack")
+    yield stack.up(root, workers=False, flower=False).env
+    stack.down(root)
+
+
+@pytest.fixture
+def settings(stack_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> settings_.Settings:
+    """An empty broker and a new bucket name, for this process and for those that the test starts."""
+    for name in [name for name in os.environ if name.startswith("PIXELMILL_")]:
+        monkeypatch.delenv(name)
+    own = stack_env | {
+        "PIXELMILL_REDIS_URL": _empty_database(stack_env["PIXELMILL_REDIS_URL"]),
+        "PIXELMILL_S3_BUCKET": f"test-{secrets.token_hex(6)}",
+    }
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    return settings_.load()
+
+
+def _empty_database(url: str) -> str:
+    own = f"{url.rpartition('/')[0]}/{next(_database) % DATABASES}"
+    with redis.Redis.from_url(own) as client:
+        client.flushdb()
+    return own
