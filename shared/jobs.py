@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
 SEED_LIMIT = 2**32  # seeds are the first 32 bits of a hash, or what the row says
+MOST_STEPS = 1000
+MOST_GUIDANCE = 100
+QUALITY = 95
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 OutputFormat = Literal["png", "jpeg", "webp"]
@@ -24,13 +27,13 @@ class Txt2Img(BaseModel):
     negative_prompt: str = ""
     width: Annotated[int, Field(ge=8)]  # pixels
     height: Annotated[int, Field(ge=8)]  # pixels
-    num_inference_steps: Annotated[int, Field(ge=1, le=1000)]
-    guidance_scale: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+    num_inference_steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
+    guidance_scale: Annotated[float, Field(ge=0, le=MOST_GUIDANCE, allow_inf_nan=False)]
     scheduler: str  # a key of shared.schedulers.SCHEDULERS
     seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)]  # image n of the row uses seed + n
     num_images_per_prompt: Annotated[int, Field(ge=1)] = 1
     output_format: OutputFormat = "png"
-    quality: Annotated[int, Field(ge=1, le=100)] = 95  # JPEG and WebP; 100 is lossless WebP
+    quality: Annotated[int, Field(ge=1, le=100)] = QUALITY  # JPEG and WebP; 100 is lossless WebP
 
 
 Job = Txt2Img
@@ -76,10 +79,14 @@ def batch_key(job: Job) -> tuple[Any, ...]:
 
 def image_names(row: Row) -> list[str]:
     """File names of a row's images, in order: the row's own name, else row, number and identity."""
-    suffix = SUFFIXES[row.job.output_format]
-    numbers = range(row.job.num_images_per_prompt)
-    if row.filename is None:
-        return [f"{row.row:07d}-{n}-{row.job_id[:12]}{suffix}" for n in numbers]
-    if len(numbers) == 1:
-        return [row.filename + suffix]
-    return [f"{row.filename}-{n}{suffix}" for n in numbers]
+    job = row.job
+    if row.filename is not None:
+        return own_names(row.filename, job.output_format, job.num_images_per_prompt)
+    suffix = SUFFIXES[job.output_format]
+    return [f"{row.row:07d}-{n}-{row.job_id[:12]}{suffix}" for n in range(job.num_images_per_prompt)]
+
+
+def own_names(filename: str, output_format: OutputFormat, images: int) -> list[str]:
+    """File names of a row that gives its own: with a number where there is more than one image."""
+    suffix = SUFFIXES[output_format]
+    return [filename + suffix] if images == 1 else [f"{filename}-{n}{suffix}" for n in range(images)]

@@ -1,0 +1,217 @@
+"""A CSV file -> rows with resolved jobs, streaming: one pass checks everything, a second one gives the good rows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from producer import columns
+from producer.faults import Fault, did_you_mean
+from producer.header import Header, understand
+from producer.records import Lines, Record, records
+from producer.table import Draft, Rejected, Table
+from shared import jobs
+from shared.catalog import Catalog
+from shared.errors import UsageError
+from shared.settings import Settings
+
+MOST_FAULTS = 1000  # kept; the rest is counted
+# How files begin that people take for CSV.
+FOREIGN = {
+    b"PK\x03\x04": "a spreadsheet or ZIP archive",
+    b"\xd0\xcf\x11\xe0": "an old Excel spreadsheet",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"RIFF": "a WebP picture",
+    b"GIF8": "a GIF picture",
+    b"%PDF": "a PDF document",
+    b"\x1f\x8b": "a gzip archive",
+    b"PAR1": "a Parquet file",
+    b"SQLite format 3": "an SQLite database",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+}
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the command line says about a file; all of it decides what the rows are."""
+
+    salt: str = ""  # of derived seeds
+    limit: int | None = None  # read the first rows only
+    fills: dict[str, str] = field(default_factory=dict)  # for empty and absent cells: column or alias -> value
+
+
+@dataclass
+class Report:
+    """What one pass found."""
+
+    columns: tuple[str, ...] = ()  # that go with the rows, in the file's order
+    read: int = 0  # data rows
+    rows: int = 0  # good ones
+    images: int = 0  # that the good rows make
+    models: set[str] = field(default_factory=set)  # that the good rows use
+    faults: list[Fault] = field(default_factory=list)  # the first MOST_FAULTS
+    fault_count: int = 0
+    file_faults: int = 0  # of them, those that concern the file: leaving rows out does not help
+    warnings: list[str] = field(default_factory=list)
+    file_sha256: str = ""  # hex, of all bytes
+
+    @property
+    def rejected(self) -> int:
+        return self.read - self.rows
+
+    def add(self, faults: Sequence[Fault]) -> None:
+        self.fault_count += len(faults)
+        self.faults += faults[: MOST_FAULTS - len(self.faults)]
+
+    def count(self, good: Draft) -> None:
+        self.rows += 1
+        self.images += good.template.job.num_images_per_prompt
+        self.models.add(good.template.job.model)
+
+
+def check(path: Path, options: ReadOptions, catalog: Catalog, settings: Settings) -> Report:
+    """Read all of the file and name every fault. Raises UsageError where there is nothing to read as CSV."""
+    report = Report()
+    with _opened(path, options, catalog, settings) as file:
+        report.columns = tuple(file.header.kept)
+        report.warnings = [f"{path.name}:{file.header.line}: {warning}" for warning in file.header.warnings]
+        report.add(file.faults)
+        report.file_faults = len(file.faults)
+        for item in file:
+            report.read += 1
+            if isinstance(item, Rejected):
+                report.add(item.faults)
+            else:
+                report.count(item)
+        report.add(file.faults[report.file_faults :])
+        report.file_faults = len(file.faults)
+        report.file_sha256 = file.sha256()
+    return report
+
+
+def read(
+    path: Path,
+    options: ReadOptions,
+    catalog: Catalog,
+    settings: Settings,
+    file_sha256: str,
+    reject: Callable[[Rejected], None],
+) -> Iterator[jobs.Row]:
+    """The good rows; the others go to `reject`, all in the file's order. Raises UsageError, at the end, if the file is
+    no longer the one that was checked."""
+    with _opened(path, options, catalog, settings) as file:
+        for item in file:
+            if isinstance(item, Rejected):
+                reject(item)
+            else:
+                yield _row(item, file.table, options.salt)
+        if file.sha256() != file_sha256:
+            raise UsageError(f"{path}: the file changed while it was read; leave it alone and start again")
+
+
+def _row(draft: Draft, table: Table, salt: str) -> jobs.Row:
+    template, prompt, negative_prompt = draft.template, draft.prompt, draft.negative_prompt
+    seed = draft.seed
+    if seed is None:  # the last image's seed must be one as well
+        last = jobs.SEED_LIMIT - template.job.num_images_per_prompt
+        seed = min(jobs.derived_seed(salt, draft.row, prompt), last)
+    return jobs.Row(
+        row=draft.row,
+        line=draft.line,
+        cells=table.original(draft.cells),
+        job=template.job.model_copy(update={"prompt": prompt, "negative_prompt": negative_prompt, "seed": seed}),
+        job_id=template.job_id(negative_prompt, prompt, seed),
+        filename=draft.filename,
+        custom_id=draft.custom_id,
+        metadata={name: draft.cells[index] for name, index in table.header.metadata.items()},
+    )
+
+
+class CsvFile:
+    """One pass over an open file: its header at once, its rows in a loop, its SHA-256 after that."""
+
+    def __init__(self, name: str, file: BinaryIO, options: ReadOptions, catalog: Catalog, settings: Settings) -> None:
+        fills = _fills(options, catalog, settings)
+        self.name = name
+        self.limit = options.limit
+        self.most_rows = settings.max_rows
+        self._lines = Lines(file, settings.max_row_bytes)
+        self._records = records(self._lines)
+        record = next(self._records, None)
+        if record is None:
+            raise UsageError(f"{name}: the file is empty; expected a line of column names, and a line per picture")
+        self.header = understand(record, needs_prompt="prompt" not in fills)
+        self.faults = [problem.at(name, record.line) for problem in self.header.problems]
+        # Where the header has no prompt, that is one fault of the file and not one of each row.
+        fills = fills if "prompt" in self.header.at else {"prompt": "-"} | fills
+        self.table = Table(name, self.header, fills, catalog, settings)
+
+    def __iter__(self) -> Iterator[Draft | Rejected]:
+        number = 0
+        rows = islice(self._records, self.limit) if self.header.names else ()
+        for number, record in enumerate(rows, 1):
+            if number > self.most_rows:
+                most = f"{self.most_rows:,}"
+                self._fault(record.line, f"more than {most} rows", f"at most {most}", "cut the file in two")
+                return
+            yield self.table.row(number, record)
+        if not number and not self.faults:
+            self._fault(self.header.line, "no rows after the column names", "a line per picture")
+
+    def _fault(self, line: int, found: str, expected: str, hint: str = "") -> None:
+        self.faults.append(Fault(self.name, line, "", found, expected, hint))
+
+    def sha256(self) -> str:
+        return self._lines.sha256()
+
+
+@contextmanager
+def _opened(path: Path, options: ReadOptions, catalog: Catalog, settings: Settings) -> Iterator[CsvFile]:
+    if path.is_dir():
+        raise UsageError(f"{path}: found a folder; expected a CSV file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: found no regular file; expected one, because it is read twice: save it first")
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; expected a CSV file") from error
+    with file:
+        start = file.read(16)
+        file.seek(0)
+        for magic, what in FOREIGN.items():
+            if start.startswith(magic):
+                raise UsageError(f"{path}: found {what}; expected CSV text (in a spreadsheet: save as CSV UTF-8)")
+        rows = CsvFile(path.name, file, options, catalog, settings)
+        with closing(rows.table.taken):
+            yield rows
+
+
+def _fills(options: ReadOptions, catalog: Catalog, settings: Settings) -> dict[str, str]:
+    """`--set` by canonical names, checked once and not in every row. Raises UsageError."""
+    fills: dict[str, str] = {}
+    for given, value in options.fills.items():
+        column = columns.NAMES.get(columns.plain(given))
+        if column is None:
+            near = did_you_mean(columns.plain(given), columns.NAMES) or "expected one of " + ", ".join(columns.ALIASES)
+            raise UsageError(f"--set {given}: no such column; {near}")
+        if column in columns.UNIQUE:
+            raise UsageError(f"--set {given}: no two rows may share a {column}; write it into the file")
+        if column in fills:
+            raise UsageError(f"--set {given}: {column} is set twice")
+        fills[column] = value.strip()
+    problems = _fill_problems(fills, catalog, settings)
+    if problems:
+        raise UsageError("\n".join(problems))
+    return fills
+
+
+def _fill_problems(fills: dict[str, str], catalog: Catalog, settings: Settings) -> list[str]:
+    """Read a row that has no cell of its own."""
+    table = Table("", Header(0, []), {"prompt": "-"} | fills, catalog, settings)
+    with closing(table.taken):
+        item = table.row(1, Record(0, []))
+    return [str(fault).partition(": ")[2] for fault in item.faults] if isinstance(item, Rejected) else []
