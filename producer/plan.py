@@ -24,7 +24,7 @@ class Shard:
 
 
 def shard_rows(total_rows: int, most: int) -> int:
-    """How many rows make a shard: `most` in a large file, fewer in a small one, never under LEAST_ROWS unless `most` is."""
+    """How many rows make a shard: `most` in a large file, fewer in a small one."""
     return min(max(-(-total_rows // WANTED_SHARDS), LEAST_ROWS), most)
 
 

@@ -1,6 +1,6 @@
 """A CSV file -> rows with resolved jobs, streaming: one pass checks everything, a second one gives the good rows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,6 +16,8 @@ from shared import jobs
 from shared.catalog import Catalog
 from shared.errors import UsageError
 from shared.settings import Settings
+
+__all__ = ["ReadOptions", "Rejected", "Report", "check", "read"]
 
 MOST_FAULTS = 1000  # kept; the rest is counted
 # How files begin that people take for CSV.
@@ -49,6 +51,7 @@ class Report:
     """What one pass found."""
 
     columns: tuple[str, ...] = ()  # that go with the rows, in the file's order
+    seed_column: str = "seed"  # what the file calls it
     read: int = 0  # data rows
     rows: int = 0  # good ones
     images: int = 0  # that the good rows make
@@ -78,6 +81,7 @@ def check(path: Path, options: ReadOptions, catalog: Catalog, settings: Settings
     report = Report()
     with _opened(path, options, catalog, settings) as file:
         report.columns = tuple(file.header.kept)
+        report.seed_column = file.header.names[file.header.at["seed"]] if "seed" in file.header.at else "seed"
         report.warnings = [f"{path.name}:{file.header.line}: {warning}" for warning in file.header.warnings]
         report.add(file.faults)
         report.file_faults = len(file.faults)
@@ -94,22 +98,14 @@ def check(path: Path, options: ReadOptions, catalog: Catalog, settings: Settings
 
 
 def read(
-    path: Path,
-    options: ReadOptions,
-    catalog: Catalog,
-    settings: Settings,
-    file_sha256: str,
-    reject: Callable[[Rejected], None],
-) -> Iterator[jobs.Row]:
-    """The good rows; the others go to `reject`, all in the file's order. Raises UsageError, at the end, if the file is
-    no longer the one that was checked."""
+    path: Path, options: ReadOptions, catalog: Catalog, settings: Settings, report: Report
+) -> Iterator[jobs.Row | Rejected]:
+    """Every row once more, in the file's order. Raises UsageError, at the end, if the file is no longer the one of the
+    report."""
     with _opened(path, options, catalog, settings) as file:
         for item in file:
-            if isinstance(item, Rejected):
-                reject(item)
-            else:
-                yield _row(item, file.table, options.salt)
-        if file.sha256() != file_sha256:
+            yield item if isinstance(item, Rejected) else _row(item, file.table, options.salt)
+        if file.sha256() != report.file_sha256:
             raise UsageError(f"{path}: the file changed while it was read; leave it alone and start again")
 
 

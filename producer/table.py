@@ -42,6 +42,11 @@ class Rejected:
     raw: str | None  # the text, where it could not be cut into cells
     faults: tuple[Fault, ...]
 
+    def as_line(self) -> dict[str, object]:
+        """A line of rejected.jsonl."""
+        faults = [str(fault) for fault in self.faults]
+        return {"row": self.row, "line": self.line, "cells": self.cells, "raw": self.raw, "faults": faults}
+
 
 class Table:
     """What every row of a file is read against, and the names that its rows have taken so far."""
