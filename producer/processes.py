@@ -5,14 +5,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from shared.errors import Unreachable, UsageError
 
-if TYPE_CHECKING:
+try:
     import psutil
+except ImportError:  # a producer without the `local` extra; `need_psutil` tells the person who asks for a stack
+    psutil = None
 
 MARK = "PIXELMILL_STACK"  # in the environment of every process of a stack, and of its children
 POLL_S = 0.02
@@ -33,6 +34,7 @@ class Service:
     """One long-running program of a stack, as data."""
 
     name: str
+    label: str  # what it is to a person
     argv: tuple[str, ...]  # no secrets: every user of the machine can read it
     env: Mapping[str, str]  # all of it
     cwd: Path
@@ -41,7 +43,6 @@ class Service:
     fingerprint: str  # another one than the running process was started with: start it again
     ports: tuple[int, ...] = ()  # must be free before the start
     grace_s: float = 10.0  # between SIGTERM and SIGKILL
-    label: str = field(default="")  # what it is to a person
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,11 @@ class Started:
 
 
 def need_psutil() -> None:
-    try:
-        import psutil  # noqa: F401
-    except ImportError as error:
-        raise UsageError(EXTRA_MISSING.format(name="psutil")) from error
+    if psutil is None:
+        raise UsageError(EXTRA_MISSING.format(name="psutil"))
 
 
 def start(service: Service, mark: str) -> Started:
-    import psutil
-
     _reap()
     _set_aside(service.log)
     service.cwd.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -123,7 +120,7 @@ def tail(log: Path) -> str:
 
 
 def _obituary(service: Service, what: str) -> str:
-    return f"{service.label or service.name} {what}; the last lines of {service.log}:\n{tail(service.log)}"
+    return f"{service.label} {what}; the last lines of {service.log}:\n{tail(service.log)}"
 
 
 def _set_aside(log: Path) -> None:
@@ -132,8 +129,6 @@ def _set_aside(log: Path) -> None:
 
 
 def _leader(started: Started) -> "psutil.Process | None":
-    import psutil
-
     _reap()
     try:
         process = psutil.Process(started.pid)
@@ -144,9 +139,7 @@ def _leader(started: Started) -> "psutil.Process | None":
 
 
 def _family(started: Started) -> "list[psutil.Process]":
-    """The process, its descendants, and whatever carries its mark: what a killed supervisor leaves has other parents."""
-    import psutil
-
+    """The process, its descendants, and all that carry its mark: what a killed supervisor leaves has other parents."""
     leader = _leader(started)
     found = {process.pid: process for process in psutil.process_iter() if _marked(process, started.mark)}
     if leader:
@@ -155,8 +148,6 @@ def _family(started: Started) -> "list[psutil.Process]":
 
 
 def _marked(process: "psutil.Process", mark: str) -> bool:
-    import psutil
-
     try:
         return bool(process.environ().get(MARK) == mark)
     except (psutil.Error, OSError):  # ended meanwhile, or another user's
@@ -169,8 +160,6 @@ def _living(processes: "Iterable[psutil.Process]") -> "list[psutil.Process]":
 
 
 def _lives(process: "psutil.Process") -> bool:
-    import psutil
-
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
@@ -178,8 +167,6 @@ def _lives(process: "psutil.Process") -> bool:
 
 
 def _signal(processes: "Iterable[psutil.Process]", number: signal.Signals) -> None:
-    import psutil
-
     for process in processes:
         try:
             process.send_signal(number)

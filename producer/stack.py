@@ -4,6 +4,7 @@ import json
 import random
 import secrets
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,10 +20,12 @@ from shared.errors import UsageError
 BUCKET = "pixelmill"
 FLOWER_USER = "pixelmill"
 READY_S = 60.0
+RELEASE_S = 3.0  # a killed process is dead before the system has closed the sockets of its threads
 LOCK_S = 300.0
 PORTS = range(20_000, 22_768)  # this and GRPC_STEP above it lie below the ports of outgoing connections
 CONFIG = "stack.json"
 PROCESSES = "processes.json"
+RENEWED = "new ports and passwords are then chosen, and the data stays"
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,9 @@ def _locked(root: Path) -> Iterator[None]:
         with FileLock(root / "lock", timeout=LOCK_S, mode=0o600):
             yield
     except Timeout as error:
-        raise UsageError(f"another command has been starting or stopping the stack in {root} for {LOCK_S:g} s") from error
+        raise UsageError(
+            f"{root}: another command has been starting or stopping this stack for {LOCK_S:g} s"
+        ) from error
 
 
 def _config(root: Path) -> tuple[Ports, Secrets]:
@@ -118,9 +123,7 @@ def _config(root: Path) -> tuple[Ports, Secrets]:
         kept = json.loads(path.read_text())
         return Ports(**kept["ports"]), Secrets(**kept["secrets"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{path} is damaged ({error}): run `produce down`, then delete it; new ports and passwords are then chosen, the data stays"
-        ) from error
+        raise UsageError(f"{path} is damaged ({error}): run `produce down`, then delete it; {RENEWED}") from error
 
 
 def _choose_ports() -> Ports:
@@ -155,12 +158,14 @@ def _stack(root: Path, ports: Ports, keys: Secrets) -> Stack:
 
 
 def _check_free(root: Path, service: Service) -> None:
-    taken = [port for port in service.ports if not _free(port)]
+    deadline = time.monotonic() + RELEASE_S
+    while (taken := [port for port in service.ports if not _free(port)]) and time.monotonic() < deadline:
+        time.sleep(processes.POLL_S)
     if taken:
         # Not chosen anew by itself: other shells and running clients know these addresses.
         raise UsageError(
-            f"{service.label or service.name} keeps port {taken[0]} (from {root / CONFIG}), and another program listens there: "
-            f"stop that program, or run `produce down` and delete {root / CONFIG}; new ports and passwords are then chosen, the data stays"
+            f"{service.label} keeps port {taken[0]} (from {root / CONFIG}), and another program listens there: "
+            f"stop that program, or run `produce down` and delete {root / CONFIG}; {RENEWED}"
         )
 
 
@@ -180,8 +185,9 @@ def _read_processes(root: Path) -> dict[str, Started]:
     try:
         return {name: Started(**known) for name, known in json.loads(path.read_text()).items()} if path.exists() else {}
     except (ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} is damaged ({error}): end the programs of this stack by hand and delete the file") from error
+        raise UsageError(f"{path} is damaged ({error}): end this stack's programs by hand and delete it") from error
 
 
 def _write_processes(root: Path, started: dict[str, Started]) -> None:
-    services.write_private(root / PROCESSES, json.dumps({name: asdict(known) for name, known in started.items()}, indent=1))
+    plain = {name: asdict(known) for name, known in started.items()}
+    services.write_private(root / PROCESSES, json.dumps(plain, indent=1))
