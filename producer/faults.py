@@ -66,5 +66,5 @@ def _quoted(text: str) -> str:
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """A hint with the nearest valid name, or nothing where none is near."""
-    near = get_close_matches(name.strip().lower(), list(choices), n=1, cutoff=0.6)
+    near = get_close_matches(name.strip().lower(), list(choices), n=1, cutoff=0.7)
     return f"did you mean {near[0]!r}?" if near else ""

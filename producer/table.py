@@ -93,7 +93,7 @@ class Table:
             record.line,
             record.cells,
             template,
-            read("prompt", "", columns.text, prompt if prompt.strip() else default_prompt, most),
+            read("prompt", "", columns.text, prompt if prompt.strip() else default_prompt or prompt, most),
             read("negative_prompt", "", columns.text, negative, most) if negative.strip() else default_negative,
             read("seed", None, columns.seed, seed.strip() or default_seed, images),
             read("filename", None, columns.filename, filename.strip(), template.job.output_format),

@@ -14,7 +14,7 @@ class Scheduler:
     config: dict[str, object] = field(default_factory=dict)
 
 
-KARRAS = {"use_karras_sigmas": True}
+KARRAS: dict[str, object] = {"use_karras_sigmas": True}
 SCHEDULERS = {
     "euler": Scheduler("EulerDiscreteScheduler", "Euler"),
     "euler_karras": Scheduler("EulerDiscreteScheduler", "Euler", "Karras", KARRAS),

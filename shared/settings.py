@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 

@@ -1,0 +1,178 @@
+"""The command `produce`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.errors import PixelmillError, UsageError
+
+if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help answers at once
+    from producer.session import Session
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. Entry point of `produce`."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run_command(arguments))
+    except PixelmillError as error:
+        print(f"produce: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options and commands."""
+    top = argparse.ArgumentParser(
+        prog="produce",
+        description="Make pictures from a file of prompts, on every device you have.",
+        epilog="exit codes: 0 all rows done; 1 some rows failed, dead, canceled or skipped; 2 bad input or usage; "
+        "3 broker or storage not reachable",
+    )
+    _csv_options(top)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
+    _command(commands, "up", _up, "start the local stack, or what is missing of it")
+    _command(commands, "down", _down, "stop the local stack")
+    listing = _command(commands, "runs", _runs, "list all runs")
+    _json_option(listing)
+    for name, function, text in (
+        ("status", _status, "how far a run is"),
+        ("watch", _watch, "follow a run to its end"),
+    ):
+        command = _command(commands, name, function, text)
+        command.add_argument("name", metavar="RUN")
+        _json_option(command)
+    fetch = _command(commands, "download", _download, "fetch a run's pictures and end files")
+    fetch.add_argument("name", metavar="RUN")
+    fetch.add_argument("folder", metavar="DIR", type=Path)
+    remove = _command(commands, "rm", _rm, "delete a run and all its pictures")
+    remove.add_argument("name", metavar="RUN")
+    remove.add_argument("--yes", action="store_true", help="do not ask")
+    return top
+
+
+def _csv_options(top: argparse.ArgumentParser) -> None:
+    top.set_defaults(run_command=_produce)
+    top.add_argument("--csv", metavar="FILE", type=Path, help="make a picture for every row of FILE")
+    top.add_argument("--run", metavar="NAME", help="name of the run (default: from file name and content)")
+    top.add_argument("--dry-run", action="store_true", help="check the file, show what it would make, and stop")
+    top.add_argument("--no-wait", action="store_true", help="submit and return")
+    top.add_argument("--skip-bad", action="store_true", help="leave bad rows out instead of refusing the file")
+    top.add_argument("--download", metavar="DIR", type=Path, help="fetch all files of the run into DIR at its end")
+    top.add_argument("--limit", metavar="N", type=_positive, help="read the first N rows only")
+    top.add_argument(
+        "--set",
+        metavar="COLUMN=VALUE",
+        action="append",
+        default=[],
+        type=_pair,
+        help="what an empty cell of COLUMN means; may be given several times",
+    )
+    top.add_argument("--reuse", metavar="RUN", help="copy pictures of equal rows from an earlier run")
+    top.add_argument(
+        "--seed-salt", metavar="TEXT", default="", help="another salt, other pictures for rows without seed"
+    )
+    _json_option(top)
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: Callable[..., int], text: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(run_command=run)
+    return command
+
+
+def _json_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected a whole number from 1")
+    return int(text)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name.strip():
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected COLUMN=VALUE")
+    return name.strip(), value
+
+
+# --- produce --csv ---
+
+
+def _produce(arguments: argparse.Namespace) -> int:
+    from producer import produce  # noqa: PLC0415
+
+    if arguments.csv is None:
+        raise UsageError("nothing to do: give --csv FILE or a command; `produce --help` shows all")
+    return produce.produce(arguments)
+
+
+# --- commands ---
+
+
+def _session(start: bool = False) -> "Session":
+    from producer.session import open_session  # noqa: PLC0415
+
+    return open_session(start)
+
+
+def _up(_arguments: argparse.Namespace) -> int:
+    from producer import produce, session  # noqa: PLC0415
+
+    if not session.is_local():
+        raise UsageError("PIXELMILL_REDIS_URL is set, so there is no local stack to start; unset it to use one")
+    produce.show_addresses(_session(start=True))
+    return 0
+
+
+def _down(_arguments: argparse.Namespace) -> int:
+    from producer import session, stack  # noqa: PLC0415
+
+    stopped = stack.down(session.ROOT)
+    print("stopped " + ", ".join(stopped) if stopped else "nothing was running")
+    return 0
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from producer import listing  # noqa: PLC0415
+
+    return listing.runs(_session(), arguments.json)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from producer import listing  # noqa: PLC0415
+
+    return listing.status(_session(), arguments.name, arguments.json)
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from producer import produce  # noqa: PLC0415
+
+    return produce.watch(_session(), arguments.name, arguments.json)
+
+
+def _download(arguments: argparse.Namespace) -> int:
+    from producer import download  # noqa: PLC0415
+
+    got = download.download(_session().store, arguments.name, arguments.folder)
+    print(f"{got.fetched} pictures fetched, {got.kept} were there already, in {arguments.folder}")
+    return 0
+
+
+def _rm(arguments: argparse.Namespace) -> int:
+    from producer import listing  # noqa: PLC0415
+
+    return listing.remove(_session(), arguments.name, arguments.yes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

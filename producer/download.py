@@ -1,0 +1,99 @@
+"""A run's files in a local folder: pictures by the manifest, checked by their SHA-256, and the end files."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared import keys
+from shared.errors import PixelmillError, UsageError
+from shared.store import Store
+
+AT_ONCE = 8
+CHUNK = 4096  # pictures asked for before the next are read from the manifest
+DESCRIPTION = "run.json"
+END_FILES = ("metadata.jsonl", "failed.csv", "index.html", "summary.json", "manifest.jsonl")
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """How many pictures were fetched, and how many stood there already."""
+
+    fetched: int
+    kept: int
+
+
+def download(store: Store, run: str, folder: Path) -> Downloaded:
+    """Fetch what is missing or differs. Raises UsageError if the folder holds another run."""
+    about = store.get(keys.description(run))
+    if about is None:
+        raise UsageError(f"there is no run {run}; `produce runs` lists them")
+    _claim(folder, run, about)
+    (folder / "images").mkdir(exist_ok=True)
+    fetched = kept = 0
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for lines in _chunks(_pictures(store, run)):
+            got = list(pool.map(lambda line: _fetch(store, run, folder, line), lines))
+            fetched, kept = fetched + sum(got), kept + len(got) - sum(got)
+    for name in END_FILES:
+        body = store.get(keys.end_file(run, name))
+        if body is not None:
+            _write(folder / name, body)
+    return Downloaded(fetched, kept)
+
+
+def _claim(folder: Path, run: str, about: bytes) -> None:
+    """Make the folder this run's, unless it is another's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / DESCRIPTION
+    if marker.exists():
+        other = json.loads(marker.read_bytes())
+        if (other["run"], other["hash"]) != (run, json.loads(about)["hash"]):
+            raise UsageError(f"{folder} holds run {other['run']} ({other['file']}); choose another folder for {run}")
+    _write(marker, about)
+
+
+def _pictures(store: Store, run: str) -> Iterator[dict[str, Any]]:
+    """Lines of results/ whose picture is stored: also of a run that is not over."""
+    for entry in store.list(keys.results(run)):
+        for raw in store.lines(entry.key):
+            line = json.loads(raw)
+            if line["state"] == "done":
+                yield line
+
+
+def _chunks(lines: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    chunk: list[dict[str, Any]] = []
+    for line in lines:
+        chunk.append(line)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    yield chunk
+
+
+def _fetch(store: Store, run: str, folder: Path, line: dict[str, Any]) -> bool:
+    """True if the picture had to be fetched."""
+    path = folder / "images" / Path(line["key"]).name
+    if path.exists() and _sha256(path.read_bytes()) == line["sha256"]:
+        return False
+    data = store.get(keys.end_file(run, line["key"]))
+    if data is None or _sha256(data) != line["sha256"]:
+        raise PixelmillError(f"{line['key']} of run {run} is {'missing' if data is None else 'damaged'} in the storage")
+    _write(path, data)
+    return True
+
+
+def _write(path: Path, data: bytes) -> None:
+    """All of the file or nothing, also if the power goes."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    os.replace(part, path)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,88 @@
+"""Runs as they stand: listed, looked at, deleted."""
+
+import json
+import sys
+from typing import Any
+
+from producer import follow
+from producer.session import Session
+from shared import keys
+from shared.errors import UsageError
+
+COLUMNS = ("run", "state", "rows", "done", "failed", "dead", "skipped", "images")
+
+
+def runs(session: Session, as_json: bool) -> int:
+    """One line per run, oldest first."""
+    found = [view for name in session.store.folders("runs/") if (view := look(session, name))]
+    found.sort(key=lambda view: str(view["created_at"]))
+    if as_json:
+        print(json.dumps(found))
+    else:
+        follow.table([tuple(str(view[name]) for name in COLUMNS) for view in found], COLUMNS)
+    return 0
+
+
+def status(session: Session, run: str, as_json: bool) -> int:
+    """A run's counters, and why it does not go on if nobody can do its work."""
+    view = look(session, run)
+    if view is None:
+        raise UsageError(f"there is no run {run}; `produce runs` lists them")
+    waiting = follow.unserved(session.ledger, run) if view["state"] == "running" else ""
+    if as_json:
+        print(json.dumps({**view, "waiting": waiting}))
+        return 0
+    names = ("rows", "pending", "running", "done", "failed", "dead", "skipped", "images")
+    print(f"run {run}: {view['state']}")
+    print("  " + " · ".join(f"{view[name]} {name}" for name in names))
+    for name, facts in session.ledger.workers().items():
+        print(f"  worker {name} on {facts['device']}" + _problems(facts))
+    if waiting:
+        print(f"  waiting: {waiting}")
+    return 0
+
+
+def look(session: Session, run: str) -> dict[str, Any] | None:
+    """What the ledger knows of a run, else what the storage knows; None if there is no such run."""
+    body = session.store.get(keys.description(run))
+    if body is None:
+        return None
+    about = json.loads(body)
+    head = {"run": run, "created_at": about["created_at"]}
+    facts = session.ledger.facts(run)
+    if facts:
+        return {**head, "state": facts["state"], **session.ledger.counts(run)}
+    ended = session.store.get(keys.end_file(run, "summary.json"))
+    state = "over" if ended else "unknown to the broker; produce its file again to go on"
+    counts = json.loads(ended)["counts"] if ended else {"rows": about["rows_read"], "skipped": about["rows_skipped"]}
+    return {
+        **head,
+        **dict.fromkeys(("pending", "running", "done", "failed", "dead", "images"), 0),
+        "state": state,
+        **counts,
+    }
+
+
+def remove(session: Session, run: str, sure: bool) -> int:
+    """Delete a run: first from the ledger, so that workers stop, then its objects."""
+    view = look(session, run)
+    if view is None:
+        raise UsageError(f"there is no run {run}; `produce runs` lists them")
+    if not sure and not _ask(f"delete run {run} with {view['images']} images? [y/N] "):
+        print("nothing was deleted")
+        return 1
+    session.store.delete(keys.description(run))
+    session.ledger.forget(run)
+    count = session.store.delete_all(keys.prefix(run))
+    print(f"deleted run {run}: {count + 1} objects")
+    return 0
+
+
+def _ask(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise UsageError("this deletes pictures and there is no terminal to ask on; give --yes")
+    return input(question).strip().lower() in ("y", "yes")
+
+
+def _problems(facts: dict[str, Any]) -> str:
+    return "".join(f"; cannot serve {model}: {reason}" for model, reason in facts["problems"].items())

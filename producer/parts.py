@@ -1,0 +1,75 @@
+"""Job parts: the rows of a run as JSON lines in objects of about 16 MB; a shard is a range of one."""
+
+import json
+import tempfile
+from types import TracebackType
+from typing import IO
+
+from producer.plan import Shard as PlannedShard
+from shared import keys
+from shared.shards import ranges
+from shared.store import JSON_LINES, Store
+
+PART_BYTES = 16 << 20
+
+
+class Parts:
+    """Writes shards one after another; `close` stores what is left and the list of shards."""
+
+    def __init__(self, store: Store, run: str):
+        self.store = store
+        self.run = run
+        self.shards = 0
+        self.parts = 0
+        self._part = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
+        self._list = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
+        self._rejected = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
+
+    def __enter__(self) -> "Parts":
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._part.close()
+        self._list.close()
+        self._rejected.close()
+
+    def add(self, shard: PlannedShard, look: bool) -> None:
+        """Append a shard. `look`: pictures of it may stand in the storage already."""
+        offset = self._part.tell()
+        self._part.writelines(row.model_dump_json().encode() + b"\n" for row in shard.rows)
+        line = {
+            "name": f"{self.shards:06d}",
+            "model": shard.rows[0].job.model,
+            "part": self.parts,
+            "offset": offset,
+            "length": self._part.tell() - offset,
+            "count": len(shard.rows),
+            "rows": ranges(row.row for row in shard.rows),
+            **({"look": True} if look else {}),
+        }
+        self._list.write(json.dumps(line).encode() + b"\n")
+        self.shards += 1
+        if self._part.tell() >= PART_BYTES:
+            self._put_part()
+
+    def reject(self, line: dict[str, object]) -> None:
+        """Keep a row that --skip-bad left out."""
+        self._rejected.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+    def close(self) -> None:
+        """After this, all of the run but its description is in the storage."""
+        if self._part.tell():
+            self._put_part()
+        self._put(keys.shards(self.run), self._list)
+        if self._rejected.tell():
+            self._put(keys.rejected(self.run), self._rejected)
+
+    def _put_part(self) -> None:
+        self._put(keys.part(self.run, self.parts), self._part)
+        self.parts += 1
+        self._part.seek(0)
+        self._part.truncate()
+
+    def _put(self, key: str, file: IO[bytes]) -> None:
+        file.seek(0)
+        self.store.replace(key, file, JSON_LINES)

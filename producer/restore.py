@@ -1,0 +1,84 @@
+"""The ledger from the storage: for a run that was just submitted, and for one whose broker lost its data.
+
+The storage is the truth: `shards.jsonl` says what there is to do, `results/` what is done.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from shared import keys, results
+from shared.runs import Ledger
+from shared.shards import Shard, expand
+from shared.store import Store
+
+LANE = "bulk"
+
+
+def open_run(ledger: Ledger, store: Store, about: dict[str, Any]) -> None:
+    """Fill the ledger with every row of a run that is not done yet, and let dispatch have it."""
+    run = about["run"]
+    done, images = done_rows(store, run, about["rows_read"])
+    shards = open_shards(store, run, lambda row: not _bit(done, row))
+    done_count = sum(byte.bit_count() for byte in done)
+    facts = {
+        "rows": about["rows_read"],
+        "skipped": about["rows_skipped"],
+        "done": done_count,
+        "open": about["rows"] - done_count,
+        "images": images,
+        "planned_images": about["images"],
+    }
+    ledger.create(run, LANE, facts, bytes(done), shards)
+
+
+def retry_failed(ledger: Ledger, store: Store, run: str) -> int:
+    """Send failed and dead rows out again; returns how many."""
+    failed = set(ledger.failed_rows(run))
+    if failed:
+        ledger.reopen(run, open_shards(store, run, failed.__contains__))
+    return len(failed)
+
+
+def done_rows(store: Store, run: str, last_row: int) -> tuple[bytearray, int]:
+    """The bitmap of rows that are done, and how many images are stored."""
+    states: dict[int, str] = {}
+    done, images = bytearray(last_row // 8 + 1), 0
+    for entry in store.list(keys.results(run)):
+        states.clear()
+        for raw in store.lines(entry.key):
+            line = json.loads(raw)
+            images += line["state"] == "done"
+            if states.get(line["row"], "done") == "done":
+                states[line["row"]] = line["state"]
+        for row, state in states.items():
+            if state == "done":
+                done[row // 8] |= 0x80 >> row % 8
+    return done, images
+
+
+def open_shards(store: Store, run: str, is_open: Callable[[int], bool]) -> Iterator[Shard]:
+    """The shards that cover the open rows. A shard that has results already goes out under a new generation."""
+    prefix = keys.results(run)
+    written = [entry.key.removeprefix(prefix).removesuffix(".jsonl") for entry in store.list(prefix)]
+    newest: dict[str, int] = {}
+    for name in written:
+        newest[results.base(name)] = max(newest.get(results.base(name), 0), results.generation(name))
+    for raw in store.lines(keys.shards(run)):
+        line = json.loads(raw)
+        rows = expand(line.pop("rows"))
+        todo = tuple(row for row in rows if is_open(row))
+        if todo:
+            shard = Shard(**line)
+            yield _next_try(shard, rows, todo, newest.get(shard.name))
+
+
+def _next_try(shard: Shard, rows: list[int], todo: tuple[int, ...], newest: int | None) -> Shard:
+    if newest is None and len(todo) == len(rows):
+        return shard
+    return replace(shard, name=f"{shard.name}.{(newest or 0) + 1}", count=len(todo), only=todo)
+
+
+def _bit(bits: bytearray, row: int) -> int:
+    return bits[row // 8] & (0x80 >> row % 8)

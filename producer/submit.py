@@ -1,0 +1,148 @@
+"""From a checked file to a run: job parts into the storage, its description last, then the ledger."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from producer import plan, restore, reuse, rows
+from producer.parts import Parts
+from producer.rows import ReadOptions, Rejected, Report
+from shared import jobs, keys
+from shared.catalog import Catalog
+from shared.errors import RunConflict, UsageError
+from shared.runs import Ledger
+from shared.settings import Settings
+from shared.store import Store
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+LOCK_LEASE_S = 60.0
+LOCK_WAIT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one `produce --csv` asks for."""
+
+    path: Path
+    options: ReadOptions
+    run: str | None = None
+    skip_bad: bool = False
+    reuse: str | None = None
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What became of a request. `again`: failed rows that a join sent out anew; `copied`: pictures reused."""
+
+    run: str
+    joined: bool
+    again: int = 0
+    copied: int = 0
+
+
+def run_hash(report: Report, options: ReadOptions, catalog: Catalog) -> str:
+    """What a run is made from: file bytes, run-level defaults, model identities. Equal hashes are equal runs."""
+    value = {
+        "file": report.file_sha256,
+        "fills": dict(options.fills),
+        "limit": options.limit,
+        "salt": options.salt,
+        "models": {name: catalog.models[name].identity for name in sorted(report.models)},
+        "schema": jobs.SCHEMA_VERSION,
+    }
+    return hashlib.sha256(jobs.canonical_json(value).encode()).hexdigest()
+
+
+def run_name(wanted: str | None, path: Path, digest: str) -> str:
+    """The name that the user gave, or one that says where the run comes from. Raises UsageError."""
+    if wanted is None:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "run"
+        return f"{stem[:55]}-{digest[:8]}"
+    if not NAME.fullmatch(wanted) or wanted.startswith("."):
+        raise UsageError(f"--run: found {wanted!r}; expected 1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot")
+    return wanted
+
+
+class Submission:
+    """A request, checked, with the storage and the ledger that it goes into."""
+
+    def __init__(self, request: Request, report: Report, catalog: Catalog, ledger: Ledger, store: Store):
+        self.request = request
+        self.report = report
+        self.catalog = catalog
+        self.ledger = ledger
+        self.store = store
+        self.hash = run_hash(report, request.options, catalog)
+        self.run = run_name(request.run, request.path, self.hash)
+
+    def submit(self) -> Submitted:
+        """Make the run, or join the one that was made from the same. Raises RunConflict if it was made from another."""
+        with self.ledger.lock(f"submit:{self.run}", LOCK_LEASE_S, LOCK_WAIT_S) as lock:
+            if lock is None:
+                raise UsageError(f"run {self.run} is being submitted elsewhere and does not end; try again later")
+            standing = self.store.get(keys.description(self.run))
+            if standing is not None:
+                return self._join(json.loads(standing))
+            about, copied = self._store_parts(lock)
+            self.store.put_new(keys.description(self.run), json.dumps(about).encode(), "application/json")
+            restore.open_run(self.ledger, self.store, about)
+            return Submitted(self.run, joined=False, copied=copied)
+
+    def _join(self, about: dict[str, Any]) -> Submitted:
+        if about["hash"] != self.hash:
+            raise RunConflict(
+                f"run {self.run} exists and was made from another file or other settings ({about['file']}, "
+                f"{about['created_at']}); a run never changes: choose another --run name, or --reuse {self.run} "
+                "to keep the pictures of rows that are equal"
+            )
+        state = self.ledger.facts(self.run).get("state", "opening")
+        if state == "opening":  # nobody finished opening it, or the broker lost its data
+            restore.open_run(self.ledger, self.store, about)
+            return Submitted(self.run, joined=True)
+        return Submitted(self.run, joined=True, again=restore.retry_failed(self.ledger, self.store, self.run))
+
+    def _store_parts(self, lock: Any) -> tuple[dict[str, Any], int]:
+        settings: Settings = self.ledger.settings
+        with Parts(self.store, self.run) as parts, reuse.earlier(self.store, self.request.reuse) as earlier:
+            rows_per_shard = plan.shard_rows(self.report.rows, settings.shard_rows)
+            for shard in plan.shards(self._rows(parts), rows_per_shard):
+                copied = [earlier.copy(row, self.run) for row in shard.rows] if earlier else [False]
+                part = parts.parts
+                parts.add(shard, look=any(copied))
+                if parts.parts > part:
+                    lock.reacquire()
+            parts.close()
+            return self._about(parts), earlier.copied if earlier else 0
+
+    def _rows(self, parts: Parts) -> Any:
+        """The good rows; the others, which --skip-bad leaves out, go aside."""
+        request = self.request
+        for row in rows.read(request.path, request.options, self.catalog, self.ledger.settings, self.report):
+            if isinstance(row, Rejected):
+                parts.reject(row.as_line())
+            else:
+                yield row
+
+    def _about(self, parts: Parts) -> dict[str, Any]:
+        options, report = self.request.options, self.report
+        return {
+            "run": self.run,
+            "hash": self.hash,
+            "schema": jobs.SCHEMA_VERSION,
+            "file": self.request.path.name,
+            "file_sha256": report.file_sha256,
+            "header": list(report.columns),
+            "rows_read": report.read,
+            "rows": report.rows,
+            "rows_skipped": report.read - report.rows,
+            "images": report.images,
+            "shards": parts.shards,
+            "parts": parts.parts,
+            "options": {"fills": dict(options.fills), "limit": options.limit, "seed_salt": options.salt},
+            "models": {name: self.catalog.models[name].identity for name in sorted(report.models)},
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }

@@ -1,0 +1,161 @@
+"""A run's end files, written from `results/` in row order when no row is open any more."""
+
+import csv
+import io
+import json
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from shared import keys, results, sheet
+from shared.runs import Ledger
+from shared.store import JSON_LINES, Store
+
+LOCK_LEASE_S = 120.0
+ERROR_COLUMNS = ("error_type", "error", "attempts")
+Line = dict[str, Any]
+
+
+def tick(ledger: Ledger, store: Store) -> None:
+    """Finish every run that waits for it, unless somebody else is at it."""
+    for run in ledger.finishing():
+        with ledger.lock(f"finish:{run}", LOCK_LEASE_S) as lock:
+            if lock is not None:
+                finish(store, run, lock.reacquire)
+                ledger.end(run)
+
+
+def finish(store: Store, run: str, keep_lock: Callable[[], object] = lambda: None) -> dict[str, Any]:
+    """Write manifest, metadata, failed.csv, index.html and, last, summary.json; returns the summary."""
+    about = json.loads(store.get(keys.description(run)) or b"{}")
+    with tempfile.TemporaryDirectory(prefix="pixelmill-") as folder, closing(_open(Path(folder))) as table:
+        _collect(store, run, table, keep_lock)
+        _attach_cells(store, run, table)
+        _write(store, run, "manifest.jsonl", (dump(line) for line in _lines(table)))
+        _write(store, run, "metadata.jsonl", (dump(m) for m in map(_metadata, _lines(table, "done"))))
+        keep_lock()
+        _write(store, run, "failed.csv", _failed_csv(about["header"], table))
+        summary = _summary(about, table)
+        page = sheet.page(about, summary, _sheet_lines(table), lambda key: store.get(keys.end_file(run, key)))
+        store.replace(keys.end_file(run, "index.html"), page.encode(), "text/html; charset=utf-8")
+        store.replace(keys.end_file(run, "summary.json"), dump(summary), "application/json")
+    return summary
+
+
+def dump(value: dict[str, Any]) -> bytes:
+    """One line of JSON, UTF-8."""
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
+def _open(folder: Path) -> sqlite3.Connection:
+    """A table on disk, so that a million rows need no memory. A row's later tries replace the earlier ones."""
+    table = sqlite3.connect(folder / "lines.sqlite", isolation_level=None)
+    table.executescript(
+        """
+        pragma journal_mode = off; pragma synchronous = off;
+        create table lines (row int, n int, state text, rank int, line text, primary key (row, n)) without rowid;
+        create table bad (row int primary key, cells text, error_type text, error text, attempts int);
+        begin;
+        """
+    )
+    return table
+
+
+def _collect(store: Store, run: str, table: sqlite3.Connection, keep_lock: Callable[[], object]) -> None:
+    prefix = keys.results(run)
+    for entry in store.list(prefix):
+        keep_lock()
+        rank = results.generation(entry.key.removeprefix(prefix).removesuffix(".jsonl"))
+        table.executemany(
+            "insert into lines values (?, ?, ?, ?, ?) on conflict do update set "
+            "state = excluded.state, rank = excluded.rank, line = excluded.line where excluded.rank >= rank",
+            (_record(raw, rank) for raw in store.lines(entry.key)),
+        )
+
+
+def _record(raw: bytes, rank: int) -> tuple[int, int, str, int, str]:
+    line = json.loads(raw)
+    done_first = 1_000_000 if line["state"] == "done" else 0
+    return line["row"], line["n"], line["state"], rank + done_first, raw.decode()
+
+
+def _attach_cells(store: Store, run: str, table: sqlite3.Connection) -> None:
+    """The original cells of every row that is not done: from the job parts, and of rows left out, rejected.jsonl."""
+    for raw in store.lines(keys.rejected(run)):
+        row = json.loads(raw)
+        error = "; ".join(row["faults"])
+        table.execute("insert into bad values (?, ?, 'BadRow', ?, 0)", (row["row"], json.dumps(row["cells"]), error))
+    if table.execute("select 1 from lines where state != 'done' limit 1").fetchone() is None:
+        return
+    failed = "select line from lines where row = ? and state != 'done' limit 1"
+    for part in store.list(keys.part_prefix(run)):
+        for raw in store.lines(part.key):
+            row = json.loads(raw)
+            for (line,) in table.execute(failed, (row["row"],)):
+                table.execute("insert into bad values (?, ?, ?, ?, ?)", _bad(row, json.loads(line)))
+
+
+def _bad(row: Line, line: Line) -> tuple[int, str, str, str, int]:
+    cells = json.dumps({**row["cells"], "seed": str(row["job"]["seed"])})
+    return row["row"], cells, line["error_type"], line["error"], line["attempts"]
+
+
+def _lines(table: sqlite3.Connection, state: str = "") -> Iterator[Line]:
+    query = "select line from lines where ? in ('', state) order by row, n"
+    return (json.loads(text) for (text,) in table.execute(query, (state,)))
+
+
+def _sheet_lines(table: sqlite3.Connection) -> list[Line]:
+    """What the contact sheet shows: failures first, then pictures in row order."""
+    query = "select line from lines order by state = 'done', row, n limit ?"
+    return [json.loads(text) for (text,) in table.execute(query, (sheet.MOST_IMAGES,))]
+
+
+def _metadata(line: Line) -> Line:
+    """A line of a Hugging Face ImageFolder: the file first, then what a data set needs."""
+    job = line["job"]
+    return {"file_name": line["key"], "text": job["prompt"], "seed": job["seed"] + line["n"], "row": line["row"]}
+
+
+def _failed_csv(header: list[str], table: sqlite3.Connection) -> Iterator[bytes]:
+    """The rows that are not done, as the user wrote them, with their seeds and reasons: can be produced as it is."""
+    own = [name for name in header if name not in ERROR_COLUMNS]
+    columns = [*own, *(["seed"] if not any(name.strip().lower() == "seed" for name in own) else []), *ERROR_COLUMNS]
+    yield _csv_line(columns)
+    for cells, *errors in table.execute("select cells, error_type, error, attempts from bad order by row"):
+        values = json.loads(cells)
+        yield _csv_line([*(values.get(name, "") for name in columns[: -len(ERROR_COLUMNS)]), *errors])
+
+
+def _csv_line(values: Iterable[object]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerow(list(values))
+    return text.getvalue().encode()
+
+
+def _summary(about: dict[str, Any], table: sqlite3.Connection) -> dict[str, Any]:
+    """Rows by state; they add up to the rows read."""
+    images = table.execute("select count(*) from lines where state = 'done'").fetchone()[0]
+    rows = dict.fromkeys(("done", "failed", "dead"), 0)
+    worst = "select max(case state when 'done' then 0 when 'failed' then 1 else 2 end) as w from lines group by row"
+    for state, count in table.execute(f"select w, count(*) from ({worst}) group by w"):
+        rows[("done", "failed", "dead")[state]] = count
+    counts = {"rows": about["rows_read"], **rows, "skipped": about["rows_skipped"], "images": images}
+    seconds = {"finished_at": datetime.now(UTC).isoformat(timespec="seconds"), "created_at": about["created_at"]}
+    return {"run": about["run"], "hash": about["hash"], "counts": counts, **seconds}
+
+
+def _write(store: Store, run: str, name: str, lines: Iterable[bytes]) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.writelines(lines)
+        _rewind(file)
+        store.replace(keys.end_file(run, name), file, "text/csv" if name.endswith(".csv") else JSON_LINES)
+
+
+def _rewind(file: IO[bytes]) -> None:
+    file.flush()
+    file.seek(0)

@@ -1,0 +1,99 @@
+"""Where things lie: the keys of a run's objects in the bucket, and of its ledger in Redis."""
+
+# --- storage: everything of a run under one prefix ---
+
+
+def prefix(run: str) -> str:
+    return f"runs/{run}/"
+
+
+def description(run: str) -> str:
+    """Put last when a run is submitted: without it there is no run."""
+    return f"runs/{run}/run.json"
+
+
+def shards(run: str) -> str:
+    return f"runs/{run}/shards.jsonl"
+
+
+def part(run: str, number: int) -> str:
+    return f"runs/{run}/jobs/{number:04d}.jsonl"
+
+
+def part_prefix(run: str) -> str:
+    return f"runs/{run}/jobs/"
+
+
+def image(run: str, name: str) -> str:
+    return f"runs/{run}/images/{name}"
+
+
+def thumbs(run: str, shard: str) -> str:
+    return f"runs/{run}/thumbs/{shard}.webp"
+
+
+def results(run: str, shard: str = "") -> str:
+    """A shard's commit point; without a shard, the prefix of all of them."""
+    return f"runs/{run}/results/{shard}.jsonl" if shard else f"runs/{run}/results/"
+
+
+def dead(run: str, row: int) -> str:
+    return f"runs/{run}/dead/{row:07d}.json"
+
+
+def rejected(run: str) -> str:
+    return f"runs/{run}/rejected.jsonl"
+
+
+def end_file(run: str, name: str) -> str:
+    """manifest.jsonl, metadata.jsonl, failed.csv, index.html, summary.json."""
+    return f"runs/{run}/{name}"
+
+
+# --- Redis: the ledger, a cache that can be rebuilt from the storage ---
+
+WORKERS = "workers"  # hash: worker name -> what it announced last
+FINISHING = "finishing"  # set: runs without an open row that have no end files yet
+DUE = "due"  # zset: "<run>/<shard>" -> when a sent or running shard is looked at again, ms
+
+
+def lane(name: str) -> str:
+    """A zset of the lane's runs, scored by when each was last served."""
+    return f"lane:{name}"
+
+
+def problems(worker: str) -> str:
+    """A hash that expires: model -> why this worker cannot load it."""
+    return f"worker:{worker}:problems"
+
+
+def last_model(name: str) -> str:
+    return f"lane:{name}:model"
+
+
+def run(name: str) -> str:
+    return f"run:{name}"
+
+
+def done(name: str) -> str:
+    """Bitmap over row numbers."""
+    return f"run:{name}:done"
+
+
+def failed(name: str) -> str:
+    """Bitmap over row numbers: failed or dead."""
+    return f"run:{name}:failed"
+
+
+def pending(name: str, model: str) -> str:
+    """A list of shard names that wait to be sent."""
+    return f"run:{name}:pending:{model}"
+
+
+def shard(run_name: str, name: str) -> str:
+    return f"shard:{run_name}:{name}"
+
+
+def member(run_name: str, shard_name: str) -> str:
+    """A shard's name in DUE; neither half can hold a slash."""
+    return f"{run_name}/{shard_name}"

@@ -1,0 +1,69 @@
+"""The Celery app that every side uses, and the one message there is: run this shard of that run."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from celery import Celery
+from kombu import Queue
+
+from shared import settings
+from shared.jobs import SCHEMA_VERSION
+from shared.settings import Settings
+
+RUN_SHARD = "pixelmill.run_shard"
+LANES = ("interactive", "bulk")  # in the order in which workers empty them
+
+
+def make_app(load: Callable[[], Settings] = settings.load, include: Sequence[str] = ()) -> Celery:
+    """A Celery app that reads its settings when it is first used; creating it opens no connection."""
+    app = Celery("pixelmill", set_as_current=False, include=list(include))
+    app.add_defaults(lambda: celery_config(load()))
+    return app
+
+
+def celery_config(settings: Settings) -> dict[str, Any]:
+    """Celery's settings; where they differ from its defaults, the reason stands beside them."""
+    return {
+        "broker_url": settings.redis_url.get_secret_value(),
+        "broker_transport_options": {
+            "queue_order_strategy": "priority",  # interactive before bulk
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # by default a worker exits after 100 tries
+        "task_publish_retry_policy": {"max_retries": 5, "interval_start": 0, "interval_step": 0.5, "interval_max": 2},
+        # Acknowledged at receipt: only the ledger's leases and dispatch deliver again (docs/decisions/0002).
+        "task_acks_late": False,
+        "worker_disable_prefetch": True,  # a shard waits in the queue, where any free worker can take it
+        "worker_prefetch_multiplier": 1,
+        # True would kill a running shard when the broker is briefly away; the lease decides instead.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_pool": "prefork",
+        "worker_concurrency": 1,
+        "worker_pool_start_method": "spawn",  # CUDA does not survive a fork
+        "worker_proc_alive_timeout": 900.0,  # by default a child that imports for over 4 s is killed
+        "worker_redirect_stdouts": False,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "event_serializer": "json",
+        "accept_content": ["json"],  # no pickle, from nobody
+        "result_accept_content": ["json"],
+        "task_ignore_result": True,  # results are objects in the storage
+        "task_queues": [Queue(lane, routing_key=lane) for lane in LANES],
+        "task_default_queue": "bulk",
+        "task_create_missing_queues": False,
+        "worker_send_task_events": True,
+        "task_send_sent_event": False,
+    }
+
+
+def send(app: Celery, lane: str, run: str, shard: str) -> None:
+    """Put one shard into a lane. The message names the work and carries none of it."""
+    message = {"run": run, "shard": shard, "version": SCHEMA_VERSION}
+    app.send_task(RUN_SHARD, kwargs=message, queue=lane, argsrepr="()", kwargsrepr=f"{run} shard {shard}")
+
+
+app = make_app()  # for programs that want an app by its name: the monitor

@@ -1,0 +1,315 @@
+"""The ledger: what is known of every run's shards and rows. A cache in Redis; the storage is the truth."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import LockError, RedisError
+from redis.retry import Retry
+
+from shared import keys, scripts
+from shared.errors import LeaseLost, Unreachable
+from shared.settings import Settings
+from shared.shards import Claim, Outcome, Shard, shard_from
+
+COUNTERS = ("rows", "open", "running", "done", "failed", "dead", "skipped", "images", "planned_images")
+
+
+class Ledger:
+    """All there is in Redis about runs. Raises Unreachable when the broker does not answer."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.redis: Any = redis.Redis.from_url(
+            settings.redis_url.get_secret_value(),
+            decode_responses=True,
+            socket_connect_timeout=5,
+            socket_timeout=30,
+            health_check_interval=25,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
+        )
+        self._scripts: dict[str, Any] = {}
+
+    # --- runs ---
+
+    def create(self, run: str, lane: str, facts: dict[str, int], done: bytes, shards: Iterable[Shard]) -> None:
+        """Open a run. Its state is `opening` until every shard is in, so that nobody starts a half-made run.
+
+        `facts` are counters; `done` is the bitmap of rows that are done already.
+        """
+        self.forget(run)
+        self._pipe(
+            [("hset", keys.run(run), {"state": "opening", "lane": lane, **facts}), ("set", keys.done(run), done)]
+        )
+        models: dict[str, None] = {}
+        batch: list[tuple[Any, ...]] = []
+        for shard in shards:
+            models[shard.model] = None
+            batch += [
+                ("hset", keys.shard(run, shard.name), shard.fields()),
+                ("rpush", keys.pending(run, shard.model), shard.name),
+            ]
+            if len(batch) >= 1000:
+                self._pipe(batch)
+                batch = []
+        self._pipe([*batch, ("hset", keys.run(run), {"models": json.dumps(list(models))})])
+        self.open_lane(run, lane)
+
+    def open_lane(self, run: str, lane: str) -> None:
+        """From here on dispatch sends the run's shards; a run with nothing open goes straight to its end."""
+        if int(self._call("hget", keys.run(run), "open") or 0) == 0:
+            self._pipe([("hset", keys.run(run), {"state": "finishing"}), ("sadd", keys.FINISHING, run)])
+        else:
+            self._pipe([("hset", keys.run(run), {"state": "running"}), ("zadd", keys.lane(lane), {run: 0})])
+
+    def forget(self, run: str) -> None:
+        """Remove every trace of a run from the ledger; a worker that is at it loses its lease."""
+        lane = self._call("hget", keys.run(run), "lane")
+        if lane:
+            self._call("zrem", keys.lane(lane), run)
+        self._call("srem", keys.FINISHING, run)
+        for pattern in (keys.run(run), keys.run(run) + ":*", keys.shard(run, "*")):
+            found = list(self.redis.scan_iter(match=pattern, count=5000))
+            for start in range(0, len(found), 1000):
+                self._call("unlink", *found[start : start + 1000])
+
+    def facts(self, run: str) -> dict[str, str]:
+        """The run's hash: state, lane and counters; empty if the ledger does not know the run."""
+        facts: dict[str, str] = self._call("hgetall", keys.run(run))
+        return facts
+
+    def counts(self, run: str) -> dict[str, int]:
+        """The run's counters; `pending` is what is neither running nor closed."""
+        facts = self.facts(run)
+        counts = {name: int(facts.get(name, 0)) for name in COUNTERS}
+        counts["pending"] = counts["open"] - counts["running"]
+        return counts
+
+    def failed_rows(self, run: str) -> list[int]:
+        """Rows that failed or died, in order."""
+        bits = self._call("execute_command", "GET", keys.failed(run), NEVER_DECODE=True) or b""
+        return [i * 8 + bit for i, byte in enumerate(bits) if byte for bit in range(8) if byte & (0x80 >> bit)]
+
+    def reopen(self, run: str, shards: Iterable[Shard]) -> None:
+        """Send failed and dead rows out again, with nothing charged to them."""
+        facts, added = self.facts(run), list(shards)
+        rows = [row for shard in added for row in shard.only]
+        pipe: list[tuple[Any, ...]] = [("setbit", keys.failed(run), row, 0) for row in rows]
+        for shard in added:
+            pipe.append(("hset", keys.shard(run, shard.name), shard.fields()))
+            pipe.append(("rpush", keys.pending(run, shard.model), shard.name))
+        pipe.append(("hincrby", keys.run(run), "open", len(rows)))
+        pipe.append(("hset", keys.run(run), {"failed": 0, "dead": 0}))
+        self._pipe(pipe)
+        self._call("srem", keys.FINISHING, run)
+        self.open_lane(run, facts["lane"])
+
+    def end(self, run: str) -> None:
+        """Mark a run as over: its summary stands in the storage."""
+        self._pipe([("hset", keys.run(run), {"state": "over"}), ("srem", keys.FINISHING, run)])
+
+    # --- dispatch ---
+
+    def lane_runs(self, lane: str) -> list[str]:
+        """The lane's runs, the one that waited longest first."""
+        runs: list[str] = self._call("zrange", keys.lane(lane), 0, -1)
+        return runs
+
+    def take(self, run: str, model: str) -> str | None:
+        """Move the next pending shard of a model to `queued`; returns its name."""
+        name: str | None = self._script(
+            "TAKE",
+            [keys.pending(run, model), keys.DUE],
+            [keys.shard(run, ""), keys.member(run, ""), _ms(self.settings.redeliver_s)],
+        )
+        return name
+
+    def pending(self, run: str, model: str) -> int:
+        """How many shards of a model wait to be sent."""
+        return int(self._call("llen", keys.pending(run, model)))
+
+    def served(self, lane: str, run: str, model: str) -> None:
+        """Put a run at the end of its lane's line, and remember the model that went out last."""
+        self._call("zadd", keys.lane(lane), {run: self.now_ms()}, xx=True)
+        self._call("set", keys.last_model(lane), model)
+
+    def last_model(self, lane: str) -> str:
+        return self._call("get", keys.last_model(lane)) or ""
+
+    def finishing(self) -> list[str]:
+        """Runs that wait for their end files."""
+        return sorted(self._call("smembers", keys.FINISHING))
+
+    def expired(self, most: int = 1000) -> list[tuple[str, str]]:
+        """(run, shard) of what was sent and not claimed in time, or lost its lease."""
+        members = self._call("zrangebyscore", keys.DUE, "-inf", self.now_ms(), start=0, num=most)
+        return [tuple(member.split("/", 1)) for member in members]
+
+    def shard(self, run: str, name: str) -> Shard | None:
+        """The shard as it stands, or None once it is committed."""
+        fields = self._call("hgetall", keys.shard(run, name))
+        return shard_from(name, fields) if fields else None
+
+    def drop_due(self, run: str, name: str) -> None:
+        self._call("zrem", keys.DUE, keys.member(run, name))
+
+    def replace(self, run: str, old: Shard, rest: Shard, isolated: Iterable[Shard]) -> bool:
+        """Put an expired shard back as `rest` and `isolated`, unless it changed since `old` was read."""
+        others = {shard.name: shard.fields() for shard in isolated}
+        arguments = [json.dumps(rest.fields()), json.dumps(others), keys.shard(run, "")]
+        expired = [*self._expired(run, old), old.name]
+        pending = keys.pending(run, old.model)
+        return bool(self._script("REPLACE", [*self._shard_keys(run, old.name), pending], expired + arguments))
+
+    def seize(self, run: str, old: Shard) -> Claim | None:
+        """Take over the lease of a worker that died, to bury what it died on."""
+        lease = _ms(self.settings.lease_s)
+        token = self._script("SEIZE", self._shard_keys(run, old.name), [*self._expired(run, old), lease])
+        return Claim(run, old, int(token)) if token else None
+
+    def delay(self, run: str, name: str, delay_s: float) -> None:
+        """Send a shard out again only after a while: this worker does not understand its message."""
+        self._call("zadd", keys.DUE, {keys.member(run, name): self.now_ms() + _ms(delay_s)}, xx=True)
+
+    def postpone(self, run: str, old: Shard, delay_s: float) -> None:
+        """Look at an expired shard again later."""
+        self._script("POSTPONE", self._shard_keys(run, old.name), [*self._expired(run, old), _ms(delay_s)])
+
+    # --- a worker's way through a shard ---
+
+    def claim(self, run: str, name: str, worker: str) -> Claim | str:
+        """The right to run a shard, or the reason why not: done, running, or the state of its run."""
+        arguments = [keys.member(run, name), _ms(self.settings.lease_s), worker]
+        status, *answer = self._script("CLAIM", self._shard_keys(run, name), arguments)
+        if status != "ok":
+            return str(status)
+        token, *flat = answer
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        return Claim(run, shard_from(name, fields), int(token))
+
+    def extend(self, claim: Claim) -> None:
+        """Heartbeat. Raises LeaseLost when another token is out or the run is no longer running."""
+        arguments = [claim.token, keys.member(claim.run, claim.shard.name), _ms(self.settings.lease_s)]
+        _must_run(claim, self._script("EXTEND", self._shard_keys(claim.run, claim.shard.name), arguments))
+
+    def mark_rows(self, claim: Claim, rows: Iterable[int]) -> None:
+        """Write down which rows the next model call works on: if the worker dies, only they are charged."""
+        arguments = [claim.token, json.dumps(sorted(set(rows)))]
+        _must_run(claim, self._script("MARK_ROWS", self._shard_keys(claim.run, claim.shard.name)[:2], arguments))
+
+    def release(self, claim: Claim) -> None:
+        """Hand a shard back, uncharged."""
+        arguments = [claim.token, keys.member(claim.run, claim.shard.name), claim.shard.name]
+        pending = keys.pending(claim.run, claim.shard.model)
+        self._script("RELEASE", [*self._shard_keys(claim.run, claim.shard.name), pending], arguments)
+
+    def commit(self, claim: Claim, outcome: Outcome) -> bool:
+        """Close a shard's rows, each once; True when no row of the run is open any more. Raises LeaseLost."""
+        run, name = claim.run, claim.shard.name
+        lane = self._call("hget", keys.run(run), "lane") or ""
+        names = [*self._shard_keys(run, name), keys.done(run), keys.failed(run), keys.FINISHING, keys.lane(lane)]
+        rows = [json.dumps(part) for part in (outcome.done, outcome.failed, outcome.dead)]
+        answer = self._script("COMMIT", names, [claim.token, keys.member(run, name), run, *rows, outcome.images])
+        if answer == "lost":
+            raise LeaseLost(f"run {run}, shard {name}: another worker holds it now")
+        return bool(answer == "last")
+
+    # --- workers and locks ---
+
+    def announce(self, worker: str, facts: dict[str, Any]) -> None:
+        """Tell everyone that a worker lives; forgotten after 30 s."""
+        self._call("hset", keys.WORKERS, worker, json.dumps({**facts, "seen_ms": self.now_ms()}))
+
+    def cannot_serve(self, worker: str, model: str, reason: str) -> None:
+        """A worker that failed to load a model does not get its shards for a minute."""
+        self._pipe([("hset", keys.problems(worker), {model: reason}), ("expire", keys.problems(worker), 60)])
+
+    def retire(self, worker: str) -> None:
+        self._call("hdel", keys.WORKERS, worker)
+
+    def workers(self, within_s: float = 30.0) -> dict[str, dict[str, Any]]:
+        """The workers that announced themselves lately."""
+        oldest = self.now_ms() - _ms(within_s)
+        known = {name: json.loads(facts) for name, facts in self._call("hgetall", keys.WORKERS).items()}
+        live = {name: facts for name, facts in known.items() if facts["seen_ms"] >= oldest}
+        for name, facts in live.items():
+            facts["problems"] = self._call("hgetall", keys.problems(name))
+        return live
+
+    @contextmanager
+    def lock(self, name: str, lease_s: float, wait_s: float = 0.0) -> Iterator[Any]:
+        """A short lease on a name; yields None if somebody else has it."""
+        lock = self.redis.lock(f"lock:{name}", timeout=lease_s, blocking_timeout=wait_s)
+        try:
+            taken = lock.acquire(blocking=wait_s > 0)
+        except RedisError as error:
+            raise _unreachable(error) from error
+        try:
+            yield lock if taken else None
+        finally:
+            if taken:
+                _let_go(lock)
+
+    def queued(self, lane: str) -> int:
+        """Messages that wait in a lane."""
+        return int(self._call("llen", lane))
+
+    def now_ms(self) -> int:
+        """The broker's clock: the only one that leases know."""
+        seconds, microseconds = self._call("time")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    def _shard_keys(self, run: str, name: str) -> list[str]:
+        return [keys.run(run), keys.shard(run, name), keys.DUE]
+
+    def _expired(self, run: str, old: Shard) -> list[Any]:
+        return [keys.member(run, old.name), old.state, old.token]
+
+    def _call(self, command: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return getattr(self.redis, command)(*arguments, **options)
+        except RedisError as error:
+            raise _unreachable(error) from error
+
+    def _pipe(self, commands: Iterable[tuple[Any, ...]]) -> None:
+        pipe = self.redis.pipeline(transaction=False)
+        for command, key, *arguments in commands:
+            if command == "hset":
+                pipe.hset(key, mapping=arguments[0])
+            else:
+                getattr(pipe, command)(key, *arguments)
+        try:
+            pipe.execute()
+        except RedisError as error:
+            raise _unreachable(error) from error
+
+    def _script(self, name: str, names: list[str], arguments: list[Any]) -> Any:
+        if name not in self._scripts:
+            self._scripts[name] = self.redis.register_script(getattr(scripts, name))
+        try:
+            return self._scripts[name](keys=names, args=arguments)
+        except RedisError as error:
+            raise _unreachable(error) from error
+
+
+def _must_run(claim: Claim, answer: str) -> None:
+    if answer != "running":
+        reason = "another worker holds it now" if answer == "lost" else f"the run is {answer}"
+        raise LeaseLost(f"run {claim.run}, shard {claim.shard.name}: {reason}")
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _unreachable(error: RedisError) -> Unreachable:
+    return Unreachable(f"broker: {error}; check PIXELMILL_REDIS_URL, or start the local stack with `produce up`")
+
+
+def _let_go(lock: Any) -> None:
+    with suppress(LockError, RedisConnectionError):  # it ran out meanwhile: whoever has it now keeps it
+        lock.release()

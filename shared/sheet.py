@@ -1,0 +1,72 @@
+"""The contact sheet: one HTML page that needs no server, thumbnails inside, links relative."""
+
+import base64
+import json
+from collections.abc import Callable, Iterable
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+MOST_IMAGES = 2000
+TILE = 128  # pixels
+TILES_PER_LINE = 8
+PAGE = Path(__file__).with_name("sheet.html")
+
+
+def page(
+    about: dict[str, Any], summary: dict[str, Any], lines: list[dict[str, Any]], read: Callable[[str], bytes | None]
+) -> str:
+    """The whole page. `lines` are manifest lines, failures first; `read` fetches a sprite by its key in the run."""
+    counts = summary["counts"]
+    left_out = max(0, counts["images"] + counts["failed"] + counts["dead"] - len(lines))
+    more = f"{left_out:,} more pictures are in images/; this page shows the first {MOST_IMAGES:,}." if left_out else ""
+    return Template(PAGE.read_text(encoding="utf-8")).substitute(
+        run=escape(about["run"]),
+        counts=" · ".join(f"{counts[name]:,} {name}" for name in counts if counts[name]),
+        when=escape(summary["finished_at"]),
+        source=escape(about["file"]),
+        more=more,
+        sprites="\n".join(_sprites(lines, read)),
+        cards="\n".join(_card(line) for line in lines),
+    )
+
+
+def _sprites(lines: Iterable[dict[str, Any]], read: Callable[[str], bytes | None]) -> Iterable[str]:
+    """One CSS rule per sprite: the picture stands in the page once, however many tiles show it."""
+    for key in dict.fromkeys(line["thumb"]["key"] for line in lines if "thumb" in line):
+        data = base64.b64encode(read(key) or b"").decode()
+        yield f".{_css_class(key)}{{background-image:url(data:image/webp;base64,{data})}}"
+
+
+def _css_class(key: str) -> str:
+    return "t" + "".join(c if c.isalnum() else "_" for c in key.removeprefix("thumbs/").removesuffix(".webp"))
+
+
+def _card(line: dict[str, Any]) -> str:
+    job = line["job"]
+    details = escape(json.dumps(job, ensure_ascii=False, indent=1))
+    return (
+        f'<figure class="{line["state"]}">{_picture(line)}<figcaption>'
+        f"<b>{line['row']}</b> <span>{escape(job['prompt'])}</span>"
+        f"<small>seed {job['seed'] + line['n']} · {job['num_inference_steps']} steps · "
+        f"{escape(job['scheduler'])} · guidance {job['guidance_scale']:g} · {job['width']}×{job['height']}</small>"
+        f"{_reason(line)}<details><summary>all parameters</summary><pre>{details}</pre></details>"
+        "</figcaption></figure>"
+    )
+
+
+def _picture(line: dict[str, Any]) -> str:
+    if "thumb" not in line:
+        return '<div class="thumb none">no picture</div>'
+    x, y = line["thumb"]["tile"] % TILES_PER_LINE * TILE, line["thumb"]["tile"] // TILES_PER_LINE * TILE
+    name, link = _css_class(line["thumb"]["key"]), escape(line["key"], quote=True)
+    alt = escape(line["job"]["prompt"], quote=True)
+    style = f"background-position:-{x}px -{y}px"
+    return f'<a href="{link}"><div class="thumb {name}" style="{style}" role="img" aria-label="{alt}"></div></a>'
+
+
+def _reason(line: dict[str, Any]) -> str:
+    if line["state"] == "done":
+        return ""
+    return f'<p class="reason">{escape(line["state"])}: {escape(line["error_type"])}: {escape(line["error"])}</p>'

@@ -1,0 +1,57 @@
+"""A model that costs nothing: it draws a gradient from the seed. For tests of everything around a model.
+
+What a prompt may ask for, to stage faults: `kill` ends the process, `fail` raises, `nan` and `black` spoil the picture,
+`memory` fails in any batch above one image, `slow` takes a second.
+"""
+
+import os
+import signal
+import time
+
+import numpy as np
+import torch
+
+from workers import models
+from workers.models import Loaded
+from workers.pipelines import runners
+
+
+class TestOutOfMemoryError(RuntimeError):
+    pass
+
+
+TestOutOfMemoryError.__name__ = "OutOfMemoryError"
+
+
+def load(entry, device):
+    return Loaded(entry.name, entry.identity, torch.device("cpu"), None, 1)
+
+
+def draw(items, model, on_step):
+    prompts = [item.row.job.prompt for item in items]
+    if any("kill" in prompt for prompt in prompts):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if any("fail" in prompt for prompt in prompts):
+        raise ValueError("this prompt fails")
+    if any("memory" in prompt for prompt in prompts) and len(items) > 1:
+        raise TestOutOfMemoryError("out of memory")
+    for step in range(items[0].row.job.num_inference_steps):
+        if any("slow" in prompt for prompt in prompts):
+            time.sleep(0.05)
+        on_step(step)
+    return [picture(item) for item in items]
+
+
+def picture(item):
+    job = item.row.job
+    if "nan" in job.prompt:
+        return None
+    if "black" in job.prompt:
+        return np.zeros((job.height, job.width, 3), np.uint8)
+    rng = np.random.default_rng(item.seed)
+    ramp = np.linspace(0, 200, job.width)[None, :, None] + rng.integers(0, 55, 3)
+    return np.broadcast_to(ramp, (job.height, job.width, 3)).astype(np.uint8)
+
+
+models.LOADERS["sd15"] = load
+runners.RUNNERS["txt2img"] = draw

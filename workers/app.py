@@ -1,0 +1,16 @@
+"""The Celery app of the workers. Each device has one process of it, started by `python -m workers`."""
+
+import ctypes
+import os
+import signal
+import sys
+
+from shared.queue import make_app
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+app = make_app(include=["workers.tasks"])
+
+if "PIXELMILL_WORKER" in os.environ and sys.platform == "linux":
+    # A supervisor that is killed takes its workers along; the next one starts new ones.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,59 @@
+"""Pure: which images of a shard go through the model together."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from shared import jobs
+from shared.jobs import Row
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to make: image `n` of a row."""
+
+    row: Row
+    n: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What tells it from the other images of its run."""
+        return self.row.row, self.n
+
+    @property
+    def seed(self) -> int:
+        return self.row.job.seed + self.n
+
+    @property
+    def name(self) -> str:
+        """Its file name in the run's images/."""
+        return jobs.image_names(self.row)[self.n]
+
+
+def items(rows: Iterable[Row]) -> list[Item]:
+    """Every image of every row, in order."""
+    return [Item(row, n) for row in rows for n in range(row.job.num_images_per_prompt)]
+
+
+def cut(wanted: Sequence[Item], most: int) -> list[list[Item]]:
+    """Batches of at most `most` images, all of one compatibility key, in order.
+
+    A shard that resumes may lack some rows; nothing is padded, the shape of each batch is recorded with its images.
+    """
+    batches: list[list[Item]] = []
+    for item in wanted:
+        fits = batches and len(batches[-1]) < most and _key(batches[-1][0]) == _key(item)
+        if fits:
+            batches[-1].append(item)
+        else:
+            batches.append([item])
+    return batches
+
+
+def halves(batch: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
+    """Two parts of a batch that did not fit into memory."""
+    middle = (len(batch) + 1) // 2
+    return batch[:middle], batch[middle:]
+
+
+def _key(item: Item) -> tuple[object, ...]:
+    return jobs.batch_key(item.row.job)

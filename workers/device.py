@@ -1,0 +1,35 @@
+"""The one device of a worker process."""
+
+import gc
+import os
+
+import torch
+
+from shared.settings import Settings
+
+DEVICE = "PIXELMILL_DEVICE"  # set by the supervisor, with CUDA_VISIBLE_DEVICES beside it
+
+
+def open_device(settings: Settings) -> torch.device:
+    """The device that the supervisor chose; a CUDA worker sees one card, so its number is always 0."""
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    kind = os.environ.get(DEVICE, "cpu").partition(":")[0]
+    return torch.device("cuda", 0) if kind == "cuda" else torch.device(kind)
+
+
+def describe(device: torch.device) -> str:
+    """As results name it: pixels are exact for one device kind and torch build."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{name}, torch {torch.__version__}"
+
+
+def threads() -> int:
+    """CPU threads of one model call; part of what makes a picture again exactly."""
+    return torch.get_num_threads()
+
+
+def free_memory(device: torch.device) -> None:
+    """Give cached blocks back, after the error that kept them alive is gone."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,73 @@
+"""Pure: what an exception means for the images that ran when it came."""
+
+from dataclasses import dataclass
+
+from shared.errors import BadImage, LeaseLost, ModelError, Unreachable
+
+FIRST_DELAY_S = 0.5
+LONGEST_DELAY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Nobody's fault here: wait, then do the same again."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True)
+class Halve:
+    """Out of memory: the same images in two smaller batches."""
+
+
+@dataclass(frozen=True)
+class Isolate:
+    """One image spoils its batch: run each alone."""
+
+
+@dataclass(frozen=True)
+class Bury:
+    """The image itself is at fault: its row fails with this reason."""
+
+    error_type: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Quit:
+    """The device is unusable for this process: leave, and let a new one begin."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The shard is no longer this worker's, or cannot be served here."""
+
+
+Action = Retry | Halve | Isolate | Bury | Quit | Stop
+
+
+def decide(error: BaseException, images: int, tries: int = 0) -> Action:
+    """`images`: how many ran together; `tries`: how often this call was tried before."""
+    if isinstance(error, LeaseLost | ModelError):
+        return Stop()
+    if isinstance(error, Unreachable):
+        return Retry(min(FIRST_DELAY_S * 2**tries, LONGEST_DELAY_S))
+    if is_out_of_memory(error):
+        return Halve() if images > 1 else Bury("OutOfMemory", "one image alone does not fit into the device's memory")
+    if is_broken_device(error):
+        return Quit()
+    if images > 1 and not isinstance(error, BadImage):
+        return Isolate()
+    return Bury(type(error).__name__, str(error) or type(error).__doc__ or "")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """By name, so that this file needs no torch: torch's error is a RuntimeError, the CPU allocator's is plain text."""
+    names = {base.__name__ for base in type(error).__mro__}
+    return bool(names & {"OutOfMemoryError", "MemoryError"}) or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
+def is_broken_device(error: BaseException) -> bool:
+    """An error after which every further call on this device fails until the process ends (pytorch#31014)."""
+    text = str(error)
+    return type(error).__name__ == "AcceleratorError" or (isinstance(error, RuntimeError) and "CUDA error:" in text)

@@ -1,0 +1,194 @@
+"""A shard from claim to commit: its rows read, its images made and stored, its results written, its rows closed."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shared import bury, keys, results, sheet
+from shared.errors import LeaseLost
+from shared.images import Pixels, sprite
+from shared.jobs import Row
+from shared.shards import Claim, Outcome
+from shared.store import JSON_LINES
+from workers import batches, device, retry
+from workers.batches import Item
+from workers.host import Draining, Host
+from workers.lease import Heartbeat
+from workers.models import Loaded
+from workers.pipelines.runners import RUNNERS
+from workers.uploads import Uploads
+
+log = logging.getLogger(__name__)
+BROKEN_DEVICE_EXIT = 70  # the supervisor knows a device error by it
+Tell = Callable[[str], None]  # shows progress
+
+
+class ShardRun:
+    """One claimed shard on this worker. `errors` holds why an item failed: (type, text)."""
+
+    def __init__(self, host: Host, claim: Claim, beat: Heartbeat, tell: Tell):
+        self.host = host
+        self.claim = claim
+        self.beat = beat
+        self.tell = tell
+        self.rows: list[Row] = []
+        self.errors: dict[tuple[int, int], tuple[str, str]] = {}
+        self.finished = 0
+
+    def run(self) -> bool:
+        """Do all of it; True if this closed the run's last row.
+
+        Raises LeaseLost (Draining is one), ModelError, Unreachable; then nothing is committed.
+        """
+        tried_before = self.claim.token > 1
+        if tried_before and (written := self._written()):
+            return self.host.ledger.commit(self.claim, written)
+        self.rows = bury.rows_of(self.host.store, self.claim.run, self.claim.shard)
+        model = self.host.models.get(self.claim.shard.model)
+        with Uploads(self.host.store, self.claim.run, model, self.beat.check) as uploads:
+            wanted = batches.items(self.rows)
+            todo = self._without_stored(wanted, uploads) if tried_before or self.claim.shard.look else wanted
+            self.finished = len(wanted) - len(todo)
+            for batch in batches.cut(todo, self._most(todo)):
+                self._render(batch, model, uploads)
+            return self._commit(wanted, uploads)
+
+    # --- making ---
+
+    def _render(self, batch: Sequence[Item], model: Loaded, uploads: Uploads) -> None:
+        """One batch through the model, in smaller pieces where it has to be."""
+        self._check()
+        self.host.ledger.mark_rows(self.claim, [item.row.row for item in batch])
+        action = self._try(batch, model, uploads)
+        if action is None:
+            return
+        if isinstance(action, retry.Bury):
+            self.errors |= dict.fromkeys((item.key for item in batch), (action.error_type, action.error))
+        elif isinstance(action, retry.Quit):
+            log.error("the device does not answer any more; this process leaves")
+            os._exit(BROKEN_DEVICE_EXIT)
+        else:
+            pieces = batches.halves(batch) if isinstance(action, retry.Halve) else [[item] for item in batch]
+            self._remember(batch, action)
+            for piece in pieces:
+                self._render(piece, model, uploads)
+
+    def _try(self, batch: Sequence[Item], model: Loaded, uploads: Uploads) -> retry.Action | None:
+        # The traceback keeps tensors alive (pytorch#18853): only the error's meaning may outlive this function.
+        start = time.perf_counter()
+        try:
+            pictures = RUNNERS[batch[0].row.job.kind](batch, model, self._on_step(batch))
+        except LeaseLost:
+            raise
+        except Exception as error:
+            log.warning("batch of %d: %s", len(batch), error, exc_info=True)
+            return retry.decide(error, len(batch))
+        made = self._made(batch, model, time.perf_counter() - start)
+        for item, pixels in zip(batch, pictures, strict=True):
+            uploads.add(item, pixels, made)
+        self.finished += len(batch)
+        self._show("")
+        return None
+
+    def _made(self, batch: Sequence[Item], model: Loaded, seconds: float) -> dict[str, Any]:
+        job = batch[0].row.job
+        return {
+            "model": {"name": model.name, "identity": model.identity},
+            "device": device.describe(self.host.device),
+            "threads": device.threads(),
+            "batch_shape": [len(batch), job.height, job.width],
+            "seconds": {"batch": seconds},
+        }
+
+    def _on_step(self, batch: Sequence[Item]) -> Callable[[int], None]:
+        steps = batch[0].row.job.num_inference_steps
+
+        def on_step(step: int) -> None:
+            self._check()
+            self._show(f" (+{len(batch)}: step {step + 1}/{steps})")
+
+        return on_step
+
+    def _show(self, more: str) -> None:
+        total = sum(row.job.num_images_per_prompt for row in self.rows)
+        self.tell(f"{self.finished}/{total} images{more}")
+
+    def _check(self) -> None:
+        self.beat.check()
+        if self.host.must_drain():
+            raise Draining("this worker is asked to stop")
+
+    # --- memory ---
+
+    def _most(self, todo: Sequence[Item]) -> int:
+        return self.host.fits.get(_fit_key(todo[0]), self.host.settings.batch_images) if todo else 1
+
+    def _remember(self, batch: Sequence[Item], action: retry.Action) -> None:
+        if isinstance(action, retry.Halve):
+            device.free_memory(self.host.device)
+            self.host.fits[_fit_key(batch[0])] = (len(batch) + 1) // 2
+
+    # --- storing ---
+
+    def _without_stored(self, wanted: Sequence[Item], uploads: Uploads) -> list[Item]:
+        for item in wanted:
+            uploads.keep(item)
+        return [item for item in wanted if not uploads.kept(item)]
+
+    def _commit(self, wanted: Sequence[Item], uploads: Uploads) -> bool:
+        lines: list[dict[str, Any]] = []
+        tiles: list[Pixels] = []
+        for item in wanted:
+            line, tile = self._line(item, uploads, len(tiles))
+            lines.append(line)
+            tiles += tile
+        self._check_lease_before_commit()
+        name, run, store = self.claim.shard.name, self.claim.run, self.host.store
+        if tiles:
+            sheet_image = sprite(tiles, sheet.TILE, sheet.TILES_PER_LINE)
+            store.put_new(keys.thumbs(run, name), sheet_image, "image/webp")
+        body = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
+        mine = store.put_new(keys.results(run, name), body, JSON_LINES)
+        return self.host.ledger.commit(self.claim, outcome(lines) if mine else self._written() or outcome(lines))
+
+    def _line(self, item: Item, uploads: Uploads, tile: int) -> tuple[dict[str, Any], list[Pixels]]:
+        attempts = self.claim.shard.deaths.get(item.row.row, 0) + 1
+        if item.key not in self.errors:
+            try:
+                stored = uploads.result(item)
+            except LeaseLost:
+                raise
+            except Exception as error:
+                self.errors[item.key] = (type(error).__name__, str(error))
+            else:
+                facts = {**stored.facts, "thumb": {"key": f"thumbs/{self.claim.shard.name}.webp", "tile": tile}}
+                return results.done_line(item.row, item.n, f"images/{item.name}", facts, attempts), [stored.tile]
+        error_type, text = self.errors[item.key]
+        return results.failed_line(item.row, "failed", error_type, text, attempts, item.n), []
+
+    def _check_lease_before_commit(self) -> None:
+        self.host.ledger.extend(self.claim)
+
+    def _written(self) -> Outcome | None:
+        """What an earlier try, or a worker that held the lease before, has written as this shard's results."""
+        body = self.host.store.get(keys.results(self.claim.run, self.claim.shard.name))
+        return outcome([json.loads(line) for line in body.splitlines()]) if body else None
+
+
+def outcome(lines: Sequence[dict[str, Any]]) -> Outcome:
+    """A row is done when all its images are stored."""
+    bad = {line["row"]: line["state"] for line in lines if line["state"] != "done"}
+    rows = dict.fromkeys(line["row"] for line in lines)
+    return Outcome(
+        done=tuple(row for row in rows if row not in bad),
+        failed=tuple(row for row, state in bad.items() if state == "failed"),
+        dead=tuple(row for row, state in bad.items() if state == "dead"),
+        images=sum(line["state"] == "done" for line in lines),
+    )
+
+
+def _fit_key(item: Item) -> tuple[object, ...]:
+    return (item.row.job.model, item.row.job.width, item.row.job.height)

@@ -1,0 +1,174 @@
+"""Keeps one worker process per device alive, and the host's share of dispatch and end files going."""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from celery.exceptions import OperationalError as CeleryOperationalError
+from kombu.exceptions import OperationalError
+
+from shared import catalog, dispatch, finish, queue
+from shared.errors import PixelmillError
+from shared.runs import Ledger
+from shared.settings import Settings
+from shared.store import Store
+
+log = logging.getLogger(__name__)
+LOOK_S = 0.2
+FINISH_EVERY_S = 0.5
+RESTART_AFTER_S = 1.0
+GRACE_S = 60.0  # a worker that is asked to stop ends its batch and hands its shard back
+CARDS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
+COUNT = "import torch; print(torch.cuda.device_count(), int(torch.backends.mps.is_available()))"
+
+
+def device_names(settings: Settings) -> list[str]:
+    """What to start a worker for: the setting, else every CUDA device, else MPS, else the CPU."""
+    if settings.devices:
+        return [name.strip() for name in settings.devices.split(",") if name.strip()]
+    if sys.platform == "linux" and not any(map(os.path.exists, CARDS)):
+        return ["cpu"]  # without torch's two seconds or more
+    # Asked in a process of its own: the supervisor must hold neither torch nor a CUDA context.
+    answer = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True)
+    cuda, mps = map(int, answer.stdout.split())
+    return [f"cuda:{i}" for i in range(cuda)] or (["mps"] if mps else ["cpu"])
+
+
+def visible(index: str, given: str | None) -> str:
+    """CUDA_VISIBLE_DEVICES of one worker: its card among those that this host was given."""
+    return given.split(",")[int(index)].strip() if given else index
+
+
+class Worker:
+    """The process of one device, in a process group of its own."""
+
+    def __init__(self, number: int, device: str, threads: int, drain: Path):
+        self.device = device
+        self.name = f"{device.replace(':', '')}-{number}@{socket.gethostname()}"
+        self._environment = os.environ | self._settings(threads, drain)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._not_before = 0.0
+
+    def _settings(self, threads: int, drain: Path) -> dict[str, str]:
+        kind, _, index = self.device.partition(":")
+        card = visible(index or "0", os.environ.get("CUDA_VISIBLE_DEVICES")) if kind == "cuda" else ""
+        return {
+            "PIXELMILL_WORKER": self.name,
+            "PIXELMILL_DEVICE": self.device,
+            "PIXELMILL_DRAIN": str(drain),
+            "PIXELMILL_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(threads),  # read when torch is imported
+            **({"CUDA_VISIBLE_DEVICES": card} if kind == "cuda" else {}),
+        }
+
+    def keep_alive(self) -> bool:
+        """Start the process if it is not running; True if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            return True
+        if self._process is not None and self._not_before == 0.0:
+            log.warning("worker %s ended with %s; a new one starts", self.name, self._process.returncode)
+            self._kill_group()  # its pool process must not run on beside the new one
+            self._not_before = time.monotonic() + RESTART_AFTER_S
+        if time.monotonic() >= self._not_before:
+            self._start()
+        return False
+
+    def stop(self) -> None:
+        """Ask the process to end when its task is over."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the end; then kill whatever of the group is left."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            log.warning("worker %s does not end; it is killed", self.name)
+        self._kill_group()
+        self._process.wait()
+
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "celery", "-A", "workers.app:app", "worker", "-n", self.name]
+        command += ["-Q", ",".join(queue.LANES), "-l", "INFO", "--without-gossip", "--without-mingle"]
+        self._process = subprocess.Popen(command, env=self._environment, start_new_session=True)
+        self._not_before = 0.0
+
+    def _kill_group(self) -> None:
+        assert self._process is not None
+        with suppress(ProcessLookupError):  # all of it is gone already
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class Supervisor:
+    """Everything a host does besides making pictures. `run` returns after SIGTERM or SIGINT."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.ledger = Ledger(settings)
+        self.store = Store(settings)
+        self.app = queue.make_app(lambda: settings)
+        self.catalog = catalog.load(settings.models)
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        with tempfile.TemporaryDirectory(prefix="pixelmill-") as folder:
+            drain = Path(folder, "drain")
+            workers = self._workers(drain)
+            chores = threading.Thread(target=self._chores, args=(workers,), name="chores")
+            chores.start()
+            while not self._stop.wait(LOOK_S):
+                for worker in workers:
+                    worker.keep_alive()
+            drain.touch()
+            chores.join()
+            self._end(workers)
+
+    def _workers(self, drain: Path) -> list[Worker]:
+        devices = device_names(self.settings)
+        threads = self.settings.threads or max(1, (os.cpu_count() or 1) // len(devices))
+        return [Worker(number, device, threads, drain) for number, device in enumerate(devices)]
+
+    def _end(self, workers: list[Worker]) -> None:
+        for worker in workers:
+            worker.stop()
+        deadline = time.monotonic() + GRACE_S
+        for worker in workers:
+            worker.wait(max(0.1, deadline - time.monotonic()))
+            _shielded("retire", lambda name=worker.name: self.ledger.retire(name))  # type: ignore[misc]
+
+    def _chores(self, workers: list[Worker]) -> None:
+        """Announce and dispatch now and then, write end files soon; none of it may stop the watch over the workers."""
+        next_tick = 0.0
+        while not self._stop.wait(FINISH_EVERY_S):
+            _shielded("end files", lambda: finish.tick(self.ledger, self.store))
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + self.settings.tick_s
+                _shielded("announcement", lambda: self._announce(workers))
+                _shielded("dispatch", lambda: dispatch.tick(self.ledger, self.store, self.app))
+
+    def _announce(self, workers: list[Worker]) -> None:
+        models = [name for name, model in self.catalog.models.items() if model.path.is_dir()]
+        for worker in workers:
+            self.ledger.announce(worker.name, {"device": worker.device, "models": models})
+
+
+def _shielded(what: str, chore: Callable[[], object]) -> None:
+    try:
+        chore()
+    except (PixelmillError, OperationalError, CeleryOperationalError) as error:
+        log.warning("%s: %s", what, error)
+    except Exception:
+        log.exception("%s failed; it is tried again", what)

@@ -1,0 +1,133 @@
+"""From pixels to objects, beside the model: encoding and putting run in threads while the next batch denoises."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import BoundedSemaphore
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from shared import images, keys, sheet
+from shared.errors import BadImage, Unreachable
+from shared.images import Pixels
+from shared.store import Store
+from workers import gate, retry
+from workers.batches import Item
+from workers.models import Loaded
+
+T = TypeVar("T")
+THREADS = 4
+WAITING_MOST = 32  # pictures between the model and the storage
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A picture in the storage: its facts for the manifest, and a small copy for the contact sheet."""
+
+    facts: dict[str, Any]
+    tile: Pixels
+
+
+class Uploads:
+    """Stores a shard's pictures. `check` may raise to stop the waiting while the storage is away."""
+
+    def __init__(self, store: Store, run: str, model: Loaded, check: Callable[[], None]):
+        self.store = store
+        self.run = run
+        self.model = model
+        self.check = check
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
+        self._free = BoundedSemaphore(WAITING_MOST)
+        self._futures: dict[tuple[int, int], Future[Stored]] = {}
+
+    def __enter__(self) -> "Uploads":
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, item: Item, pixels: Pixels | None, made: dict[str, Any]) -> None:
+        """Take a picture from the model; waits while too many are on their way."""
+        self._free.acquire()
+        future = self._pool.submit(self._put, item, pixels, made)
+        future.add_done_callback(lambda _: self._free.release())
+        self._futures[item.key] = future
+
+    def keep(self, item: Item) -> None:
+        """Look up a picture that an earlier try may have stored."""
+        self._futures[item.key] = self._pool.submit(self._stored, item)
+
+    def result(self, item: Item) -> Stored:
+        """Wait for a picture. Raises what storing it raised; KeyError if it was never added."""
+        return self._futures[item.key].result()
+
+    def kept(self, item: Item) -> bool:
+        """Whether `keep` found the picture."""
+        try:
+            self.result(item)
+        except KeyError:
+            del self._futures[item.key]
+            return False
+        return True
+
+    def _put(self, item: Item, pixels: Pixels | None, made: dict[str, Any]) -> Stored:
+        start = time.perf_counter()
+        good = gate.check(pixels)
+        job = item.row.job
+        data = images.encode(good, job, images.texts(job, item.n, self.model.name, self.model.identity))
+        facts = _facts(data, good) | made
+        encoded = time.perf_counter()
+        if not self._patiently(lambda: self._put_new(item, data, facts)):
+            return self._stored(item)  # the first stored picture stays
+        seconds = {"encode": encoded - start, "put": time.perf_counter() - encoded}
+        return Stored({**facts, "seconds": _rounded(made["seconds"] | seconds)}, _tile(good))
+
+    def _put_new(self, item: Item, data: bytes, facts: dict[str, Any]) -> bool:
+        metadata = {"job-id": item.row.job_id, "facts": json.dumps({**facts, "seconds": _rounded(facts["seconds"])})}
+        content_type = images.CONTENT_TYPES[item.row.job.output_format]
+        return self.store.put_new(keys.image(self.run, item.name), data, content_type, metadata)
+
+    def _stored(self, item: Item) -> Stored:
+        key = keys.image(self.run, item.name)
+        metadata = self._patiently(lambda: self.store.head(key))
+        if metadata is None:
+            raise KeyError(key)
+        if metadata.get("job-id") != item.row.job_id:
+            raise BadImage(f"{key} is another job's picture; nothing is overwritten: choose another filename or run")
+        data = self._patiently(lambda: self.store.get(key)) or b""
+        return Stored(json.loads(metadata["facts"]), _tile(images.decode(data)))
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """The storage being away is nobody's fault: wait in place until it answers or the shard is lost."""
+        tries = 0
+        while True:
+            try:
+                return call()
+            except Unreachable as error:
+                action = retry.decide(error, 1, tries)
+            self.check()
+            assert isinstance(action, retry.Retry)
+            time.sleep(action.delay_s)
+            tries += 1
+
+
+def _facts(data: bytes, pixels: Pixels) -> dict[str, Any]:
+    height, width, _ = pixels.shape
+    digest = hashlib.sha256(data).hexdigest()
+    return {"sha256": digest, "size_bytes": len(data), "width": width, "height": height}
+
+
+def _tile(pixels: Pixels) -> Pixels:
+    image = Image.fromarray(pixels)
+    image.thumbnail((sheet.TILE, sheet.TILE), Image.Resampling.BOX)
+    return np.asarray(image)
+
+
+def _rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in seconds.items()}
