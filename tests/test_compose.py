@@ -17,24 +17,8 @@ EXAMPLE = (REPOSITORY / ".env.example").read_text()
 # ${NAME}, ${NAME:-default} or ${NAME:?message}; $$ is a dollar sign for the container.
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(:[-?][^}]*)?\}")
 PINNED = re.compile(r"[\w./-]+:(RELEASE\.[\dTZ-]+|\d+\.\d+[\w.-]*)")
-KNOWN_KEYS = {
-    "image",
-    "build",
-    "command",
-    "entrypoint",
-    "environment",
-    "depends_on",
-    "volumes",
-    "ports",
-    "restart",
-    "healthcheck",
-    "profiles",
-    "deploy",
-    "init",
-    "user",
-    "working_dir",
-    "stop_grace_period",
-}
+KNOWN_KEYS = {"image", "build", "command", "entrypoint", "environment", "depends_on", "volumes", "ports", "restart"}
+KNOWN_KEYS |= {"healthcheck", "profiles", "deploy", "init", "user", "working_dir", "stop_grace_period"}
 
 
 @pytest.fixture(params=SERVICES)
