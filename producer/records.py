@@ -15,7 +15,6 @@ from typing import BinaryIO, NamedTuple
 from producer.faults import shown
 
 CHUNK_BYTES = 1 << 18
-REREAD_BYTES = 64 << 20  # for all unclosed quotes of a file together; keeps the time linear whatever the bytes are
 BOM = b"\xef\xbb\xbf"
 
 _CLOSED = re.compile(r'"[^"]*+(?:""[^"]*+)*+"')  # a quoted cell, whatever follows
@@ -50,7 +49,6 @@ class Lines:
         self.digest = hashlib.sha256()
         self._file = file
         self._again: deque[bytes] = deque()
-        self._rest_bytes = REREAD_BYTES
         self._fresh = self._read()
 
     def __iter__(self) -> "Lines":
@@ -63,10 +61,8 @@ class Lines:
 
     def rewind(self, lines: list[bytes]) -> None:
         """Give these lines, the last ones given, once more."""
-        self._rest_bytes -= sum(map(len, lines))
-        if self._rest_bytes > 0:
-            self._again.extendleft(reversed(lines))
-            self.number -= len(lines)
+        self._again.extendleft(reversed(lines))
+        self.number -= len(lines)
 
     def sha256(self) -> str:
         """Of the whole file: what was not asked for is hashed now."""
@@ -93,7 +89,8 @@ class Lines:
 
 def records(lines: Lines) -> Iterator[Record]:
     """Every record of the file, sound or flawed."""
-    csv.field_size_limit(lines.most_bytes + 1)  # the lines are bounded already; csv's own limit is 128 KiB
+    # Lines are bounded already, and csv's own limit is 128 KiB. Shown as `\xe9`, a bad byte is four characters.
+    csv.field_size_limit(4 * lines.most_bytes + 4)
     for raw in lines:
         if len(raw) > lines.most_bytes:
             yield _too_long(lines, raw)
@@ -176,6 +173,7 @@ def _broken(lines: Lines, start: int, taken: list[bytes]) -> Record:
     else:
         found, expected = f"a quote that is opened here and not closed: {shown(cell)}", "a closing quote"
         hint = "close it; until then this row ends with its line"
+    # All quotes in these lines but the very last are in pairs, so each is read twice at most: the time stays linear.
     lines.rewind(taken[opened + 1 :])
     raw = _readable("".join(texts[: opened + 1]))
     return Record(start, [], (Flaw(start + opened, index, found, expected, hint),), raw)
