@@ -24,7 +24,7 @@ RATE_OVER_S = 60.0
 def follow(ledger: Ledger, store: Store, run: str, quiet: bool = False) -> dict[str, Any]:
     """Wait until the run is over; its summary. Ctrl-C stops the waiting, not the run."""
     console = Console(stderr=True, quiet=quiet)
-    show = _bar if console.is_terminal and not quiet else _lines
+    show = Bar if console.is_terminal and not quiet else Lines
     with show(console, run) as update:
         eta, served = Eta(), Served(ledger, console)
         while (state := ledger.facts(run).get("state")) != "over":
@@ -113,7 +113,7 @@ def unserved(ledger: Ledger, run: str) -> str:
     return f"no live worker can serve {', '.join(missing)}: {why}"
 
 
-class _bar:
+class Bar:
     """A progress bar on a terminal."""
 
     def __init__(self, console: Console, run: str):
@@ -134,7 +134,7 @@ class _bar:
         self.progress.update(self.task, total=total, completed=closed(counts), more=more)
 
 
-class _lines:
+class Lines:
     """A line now and then, for logs."""
 
     def __init__(self, console: Console, run: str):

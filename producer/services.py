@@ -143,7 +143,7 @@ def flower(root: Path, port: int, login: str, env: Mapping[str, str]) -> Service
     """`login` is `user:password`."""
     _need("flower")
     options = (f"--address={HOST}", f"--port={port}", "--read_only=True", f"--max_tasks={FLOWER_TASKS}")
-    argv = (sys.executable, "-m", "celery", "-A", "shared.queue:app", "flower", *options)
+    argv = (sys.executable, "-m", "celery", "-A", "shared.monitor:app", "flower", *options)
     own = _product_env(env) | {"FLOWER_BASIC_AUTH": login}
     return Service(
         name="flower",

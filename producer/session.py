@@ -43,7 +43,7 @@ def open_session(start: bool) -> Session:
     known = settings.load()
     if local is None and not known.s3_endpoint and not os.environ.get("PIXELMILL_S3_BUCKET"):
         raise UsageError("PIXELMILL_REDIS_URL is set, the storage is not: set PIXELMILL_S3_BUCKET (and _ENDPOINT)")
-    session = Session(known, Ledger(known), Store(known), queue.make_app(lambda: known), local)
+    session = Session(known, Ledger(known), Store(known), queue.make_app(known), local)
     session.ledger.now_ms()
     session.store.ensure_bucket()
     return session

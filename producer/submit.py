@@ -136,6 +136,7 @@ class Submission:
             "file": self.request.path.name,
             "file_sha256": report.file_sha256,
             "header": list(report.columns),
+            "seed_column": report.seed_column,
             "rows_read": report.read,
             "rows": report.rows,
             "rows_skipped": report.read - report.rows,

@@ -81,7 +81,7 @@ def _fill(ledger: Ledger, app: Celery, lane: str) -> int:
     workers = ledger.workers()
     free, sent = room(ledger.queued(lane), len(workers)), 0
     turns = [_turn(ledger, run) for run in ledger.lane_runs(lane)]
-    served = served_models(workers.values()) if workers else frozenset(m for t in turns for m in t.pending)
+    served = served_models(workers.values())
     last_model = ledger.last_model(lane)
     while sent < free and (choice := choose(turns, last_model, served)):
         run, model = choice

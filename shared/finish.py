@@ -34,11 +34,11 @@ def finish(store: Store, run: str, keep_lock: Callable[[], object] = lambda: Non
     about = json.loads(store.get(keys.description(run)) or b"{}")
     with tempfile.TemporaryDirectory(prefix="pixelmill-") as folder, closing(_open(Path(folder))) as table:
         _collect(store, run, table, keep_lock)
-        _attach_cells(store, run, table)
+        _attach_cells(store, run, about["seed_column"], table)
         _write(store, run, "manifest.jsonl", (dump(line) for line in _lines(table)))
         _write(store, run, "metadata.jsonl", (dump(m) for m in map(_metadata, _lines(table, "done"))))
         keep_lock()
-        _write(store, run, "failed.csv", _failed_csv(about["header"], table))
+        _write(store, run, "failed.csv", _failed_csv(about["header"], about["seed_column"], table))
         summary = _summary(about, table)
         page = sheet.page(about, summary, _sheet_lines(table), lambda key: store.get(keys.end_file(run, key)))
         store.replace(keys.end_file(run, "index.html"), page.encode(), "text/html; charset=utf-8")
@@ -83,7 +83,7 @@ def _record(raw: bytes, rank: int) -> tuple[int, int, str, int, str]:
     return line["row"], line["n"], line["state"], rank + done_first, raw.decode()
 
 
-def _attach_cells(store: Store, run: str, table: sqlite3.Connection) -> None:
+def _attach_cells(store: Store, run: str, seed: str, table: sqlite3.Connection) -> None:
     """The original cells of every row that is not done: from the job parts, and of rows left out, rejected.jsonl."""
     for raw in store.lines(keys.rejected(run)):
         row = json.loads(raw)
@@ -96,11 +96,11 @@ def _attach_cells(store: Store, run: str, table: sqlite3.Connection) -> None:
         for raw in store.lines(part.key):
             row = json.loads(raw)
             for (line,) in table.execute(failed, (row["row"],)):
-                table.execute("insert into bad values (?, ?, ?, ?, ?)", _bad(row, json.loads(line)))
+                table.execute("insert into bad values (?, ?, ?, ?, ?)", _bad(row, json.loads(line), seed))
 
 
-def _bad(row: Line, line: Line) -> tuple[int, str, str, str, int]:
-    cells = json.dumps({**row["cells"], "seed": str(row["job"]["seed"])})
+def _bad(row: Line, line: Line, seed: str) -> tuple[int, str, str, str, int]:
+    cells = json.dumps({**row["cells"], seed: str(row["job"]["seed"])})
     return row["row"], cells, line["error_type"], line["error"], line["attempts"]
 
 
@@ -121,10 +121,10 @@ def _metadata(line: Line) -> Line:
     return {"file_name": line["key"], "text": job["prompt"], "seed": job["seed"] + line["n"], "row": line["row"]}
 
 
-def _failed_csv(header: list[str], table: sqlite3.Connection) -> Iterator[bytes]:
+def _failed_csv(header: list[str], seed: str, table: sqlite3.Connection) -> Iterator[bytes]:
     """The rows that are not done, as the user wrote them, with their seeds and reasons: can be produced as it is."""
     own = [name for name in header if name not in ERROR_COLUMNS]
-    columns = [*own, *(["seed"] if not any(name.strip().lower() == "seed" for name in own) else []), *ERROR_COLUMNS]
+    columns = [*own, *([seed] if seed not in own else []), *ERROR_COLUMNS]
     yield _csv_line(columns)
     for cells, *errors in table.execute("select cells, error_type, error, attempts from bad order by row"):
         values = json.loads(cells)

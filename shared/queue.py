@@ -1,12 +1,11 @@
 """The Celery app that every side uses, and the one message there is: run this shard of that run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
 from kombu import Queue
 
-from shared import settings
 from shared.jobs import SCHEMA_VERSION
 from shared.settings import Settings
 
@@ -14,11 +13,12 @@ RUN_SHARD = "pixelmill.run_shard"
 LANES = ("interactive", "bulk")  # in the order in which workers empty them
 
 
-def make_app(load: Callable[[], Settings] = settings.load, include: Sequence[str] = ()) -> Celery:
-    """A Celery app that reads its settings when it is first used; creating it opens no connection."""
-    app = Celery("pixelmill", set_as_current=False, include=list(include))
-    app.add_defaults(lambda: celery_config(load()))
-    return app
+def make_app(settings: Settings, include: Sequence[str] = ()) -> Celery:
+    """A Celery app; creating it opens no connection.
+
+    The configuration goes in as `changes`: only they, of all ways to configure an app, reach a spawned pool process.
+    """
+    return Celery("pixelmill", set_as_current=False, include=list(include), changes=celery_config(settings))
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:
@@ -64,6 +64,3 @@ def send(app: Celery, lane: str, run: str, shard: str) -> None:
     """Put one shard into a lane. The message names the work and carries none of it."""
     message = {"run": run, "shard": shard, "version": SCHEMA_VERSION}
     app.send_task(RUN_SHARD, kwargs=message, queue=lane, argsrepr="()", kwargsrepr=f"{run} shard {shard}")
-
-
-app = make_app()  # for programs that want an app by its name: the monitor

@@ -5,11 +5,12 @@ import os
 import signal
 import sys
 
+from shared import settings
 from shared.queue import make_app
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
-app = make_app(include=["workers.tasks"])
+app = make_app(settings.load(), include=["workers.tasks"])
 
 if "PIXELMILL_WORKER" in os.environ and sys.platform == "linux":
     # A supervisor that is killed takes its workers along; the next one starts new ones.

@@ -1,35 +1,21 @@
 """The models that a worker holds: loaded once, the least recently used leave when memory is short."""
 
+import importlib
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-import diffusers
 import torch
-import transformers
-from diffusers import StableDiffusionPipeline
 
 from shared import catalog
 from shared.errors import ModelError
 from shared.schedulers import SCHEDULERS
 
 log = logging.getLogger(__name__)
-diffusers.logging.disable_progress_bar()  # this is a service: its log is read by programs
-transformers.logging.disable_progress_bar()
 TEXTS_KEPT = 4096
-# Settings that one row chose and that must not leak into the next (they are properties of a scheduler, not of a model).
-CHOSEN_PER_ROW = ("use_karras_sigmas", "algorithm_type", "solver_order", "solver_type", "lower_order_final")
-
-
-class RowGuidance(StableDiffusionPipeline):  # type: ignore[misc]  # diffusers has no type hints
-    """The pipeline of diffusers with one guidance scale per image: a tensor of shape (images, 1, 1, 1)."""
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        guided = bool(torch.as_tensor(self._guidance_scale).gt(1).any())
-        return guided and self.unet.config.time_cond_proj_dim is None
 
 
 @dataclass
@@ -55,7 +41,8 @@ class Loaded:
     def scheduler(self, name: str) -> Any:
         """A fresh scheduler: they keep state, and one batch must not see another's."""
         chosen = SCHEDULERS[name]
-        return getattr(diffusers, chosen.class_name).from_config(self.scheduler_config, **chosen.config)
+        scheduler_class = getattr(importlib.import_module("diffusers"), chosen.class_name)
+        return scheduler_class.from_config(self.scheduler_config, **chosen.config)
 
 
 class Models:
@@ -70,7 +57,9 @@ class Models:
     def get(self, name: str) -> Loaded:
         """The model, loaded now if it is not resident."""
         if name not in self._loaded:
-            self._loaded[name] = LOADERS[self._entry(name).family](self._entry(name), self.device)
+            entry = self._entry(name)
+            check_files(entry)
+            self._loaded[name] = LOADERS[entry.family](entry, self.device)
         self._loaded.move_to_end(name)
         self._make_room()
         return self._loaded[name]
@@ -86,25 +75,10 @@ class Models:
             log.info("model %s left to make room", name)
 
 
-def load_sd15(entry: catalog.Model, device: torch.device) -> Loaded:
-    """A diffusers folder of Stable Diffusion's architecture, safetensors only, nothing from the network."""
-    check_files(entry)
-    try:
-        pipeline = RowGuidance.from_pretrained(
-            entry.path,
-            local_files_only=True,
-            use_safetensors=True,
-            safety_checker=None,
-            requires_safety_checker=False,
-            dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
-        ).to(device)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"model {entry.name}: {entry.path} does not load as Stable Diffusion 1.x: {error}") from error
-    pipeline.set_progress_bar_config(disable=True)
-    config = {k: v for k, v in pipeline.scheduler.config.items() if k not in CHOSEN_PER_ROW}
-    parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
-    size = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
-    return Loaded(entry.name, entry.identity, device, pipeline, size, config)
+def _sd15(entry: catalog.Model, device: torch.device) -> Loaded:
+    from workers import sd15  # noqa: PLC0415  # diffusers takes seconds to import: only who loads such a model waits
+
+    return sd15.load(entry, device)
 
 
 def check_files(entry: catalog.Model) -> None:
@@ -119,4 +93,4 @@ def check_files(entry: catalog.Model) -> None:
         )
 
 
-LOADERS = {"sd15": load_sd15}
+LOADERS: dict[str, Callable[[catalog.Model, torch.device], Loaded]] = {"sd15": _sd15}

@@ -37,13 +37,15 @@ class ShardRun:
         self.rows: list[Row] = []
         self.errors: dict[tuple[int, int], tuple[str, str]] = {}
         self.finished = 0
+        self.tries = 0
 
     def run(self) -> bool:
         """Do all of it; True if this closed the run's last row.
 
         Raises LeaseLost (Draining is one), ModelError, Unreachable; then nothing is committed.
         """
-        tried_before = self.claim.token > 1
+        tried_before = self.claim.token > 1 or self.tries > 0
+        self.tries += 1
         if tried_before and (written := self._written()):
             return self.host.ledger.commit(self.claim, written)
         self.rows = bury.rows_of(self.host.store, self.claim.run, self.claim.shard)

@@ -117,7 +117,7 @@ class Supervisor:
         self.settings = settings
         self.ledger = Ledger(settings)
         self.store = Store(settings)
-        self.app = queue.make_app(lambda: settings)
+        self.app = queue.make_app(settings)
         self.catalog = catalog.load(settings.models)
         self._stop = threading.Event()
 

@@ -1,84 +1,34 @@
-"""The one task there is: take a shard that dispatch sent, if the ledger says that it may run."""
+"""The one task there is: take a shard that dispatch sent, if the ledger says that it may run.
+
+The process that receives tasks imports this file and stays small; only its pool process, which runs them, knows torch.
+"""
 
 import logging
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 from celery import Task
-from celery.exceptions import OperationalError as CeleryOperationalError
-from kombu.exceptions import OperationalError
+from celery.signals import worker_process_init
 
-from shared import dispatch, queue
-from shared.errors import LeaseLost, ModelError, Unreachable
-from shared.jobs import SCHEMA_VERSION
-from shared.shards import Claim
-from workers import retry
+from shared import queue
 from workers.app import app
-from workers.host import Draining, Host, host
-from workers.lease import Heartbeat
-from workers.shard import ShardRun
 
 log = logging.getLogger(__name__)
-UNKNOWN_VERSION_DELAY_S = 60.0
 TELL_EVERY_S = 1.0
-T = TypeVar("T")
 
 
 @app.task(name=queue.RUN_SHARD, bind=True)
 def run_shard(self: Task, run: str, shard: str, version: int) -> str:
     """Run one shard of a run; returns, for the monitor, what came of it."""
-    here = host()
-    if version != SCHEMA_VERSION:
-        patiently(lambda: here.ledger.delay(run, shard, UNKNOWN_VERSION_DELAY_S))
-        return f"not claimed: message version {version}, this worker speaks {SCHEMA_VERSION}"
-    claim = patiently(lambda: here.ledger.claim(run, shard, here.name))
-    if isinstance(claim, str):
-        return f"not claimed: {claim}"
-    ending = _work(here, claim, Progress(self))
-    _dispatch(here)
-    return ending
+    from workers import work  # noqa: PLC0415
+
+    return work.work(app, run, shard, version, Progress(self))
 
 
-def _work(here: Host, claim: Claim, tell: Callable[[str], None]) -> str:
-    try:
-        with Heartbeat(here.ledger, claim) as beat:
-            patiently(ShardRun(here, claim, beat, tell).run, beat.check)
-    except Draining:
-        patiently(lambda: here.ledger.release(claim))
-        return "handed back: this worker is asked to stop"
-    except LeaseLost as error:
-        return f"stopped: {error}"
-    except ModelError as error:
-        reason = str(error)
-        log.error("%s", reason)
-        patiently(lambda: here.ledger.cannot_serve(here.name, claim.shard.model, reason))
-        patiently(lambda: here.ledger.release(claim))
-        return f"handed back: {reason}"
-    return "done"
-
-
-def patiently(call: Callable[[], T], check: Callable[[], None] = lambda: None) -> T:
-    """Broker or storage away: wait in place, with backoff, until they answer or `check` raises."""
-    tries = 0
-    while True:
-        try:
-            return call()
-        except Unreachable as error:
-            log.warning("waiting: %s", error)
-            action = retry.decide(error, 1, tries)
-        check()
-        assert isinstance(action, retry.Retry)
-        time.sleep(action.delay_s)
-        tries += 1
-
-
-def _dispatch(here: Host) -> None:
-    """Fill the queue for whoever is free next; if this fails, a supervisor does it a moment later."""
-    try:
-        dispatch.tick(here.ledger, here.store, app)
-    except (Unreachable, OperationalError, CeleryOperationalError) as error:
-        log.warning("dispatch: %s", error)
+@worker_process_init.connect
+def get_ready(**_: Any) -> None:
+    """Import torch when the pool process starts, not when its first task waits."""
+    from workers import work  # noqa: F401, PLC0415
 
 
 class Progress:

@@ -1,0 +1,156 @@
+"""Whole runs: a file in, pictures in a real S3, through a real broker and real worker processes with a null model."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fleet import Fleet, wait_for, write_models
+
+from shared import images, keys
+from shared import settings as settings_
+from shared.errors import RunConflict
+from shared.settings import Settings
+
+
+@pytest.fixture
+def fleet(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    own = {"MODELS": write_models(tmp_path), "LEASE_S": 3, "HEARTBEAT_S": 0.5, "REDELIVER_S": 1, "THREADS": 1}
+    for name, value in own.items():
+        monkeypatch.setenv(f"PIXELMILL_{name}", str(value))
+    fleet = Fleet(settings_.load(), tmp_path)
+    yield fleet
+    fleet.close()
+
+
+def file_of(*prompts: str) -> str:
+    return "prompt\n" + "".join(f"{prompt}\n" for prompt in prompts)
+
+
+def assert_all_there(fleet: Fleet, run: str, count: int) -> list[dict[str, object]]:
+    """The oracle: every row exactly one object, of the manifest's hash, and nothing besides."""
+    lines = [json.loads(line) for line in fleet.lines(run)]
+    assert [line["row"] for line in lines] == list(range(1, count + 1))
+    for line in lines:
+        data = fleet.store.get(keys.end_file(run, str(line["key"])))
+        assert data is not None
+        assert hashlib.sha256(data).hexdigest() == line["sha256"]
+        assert json.loads(images.read_texts(data)["pixelmill"])["job"] == line["job"]
+    stored = {entry.key for entry in fleet.store.list(f"runs/{run}/images/")}
+    assert stored == {keys.end_file(run, str(line["key"])) for line in lines}
+    return lines
+
+
+def test_every_row_becomes_a_picture_and_the_same_file_again_computes_nothing(fleet: Fleet) -> None:
+    text = file_of(*(f"picture {i}" for i in range(20)))
+    with fleet.worker() as worker:
+        run = fleet.submit(text).run
+        counts = fleet.finish(run)
+        assert counts == {"rows": 20, "done": 20, "failed": 0, "dead": 0, "skipped": 0, "images": 20}
+        assert_all_there(fleet, run, 20)
+        before = fleet.lines(run)
+        worker.kill()  # whoever computes something now would wait for ever
+        again = fleet.submit(text)
+        assert (again.run, again.joined, again.again) == (run, True, 0)
+        assert fleet.finish(run, timeout_s=5) == counts
+        assert fleet.lines(run) == before
+
+
+def test_killed_twice_in_the_middle_every_row_is_done_exactly_once(fleet: Fleet) -> None:
+    with fleet.worker() as worker:
+        run = fleet.submit(file_of(*(f"slow picture {i}" for i in range(48)))).run
+        for rows_done in (4, 12):
+            wait_for(lambda n=rows_done: fleet.ledger.counts(run)["done"] >= n, f"{rows_done} rows")
+            worker.kill()
+            worker.start()
+        counts = fleet.finish(run, timeout_s=120)
+        assert (counts["done"], counts["images"]) == (48, 48)
+        assert_all_there(fleet, run, 48)
+
+
+def test_a_row_that_kills_its_worker_dies_after_three_deaths_and_takes_no_other_with_it(fleet: Fleet) -> None:
+    with fleet.worker() as worker:
+        run = fleet.submit(file_of(*("kill" if i == 5 else f"picture {i}" for i in range(12)))).run
+        counts = fleet.finish(run, timeout_s=120)
+        assert worker.process.poll() is None  # its pool process died, it did not
+    assert (counts["done"], counts["dead"], counts["failed"]) == (11, 1, 0)
+    dead = json.loads(fleet.store.get(keys.dead(run, 6)) or b"{}")
+    assert (dead["state"], dead["attempts"]) == ("dead", 3)
+    others = [json.loads(line) for line in fleet.lines(run)]
+    assert max(line["attempts"] for line in others if line["row"] not in range(1, 9)) == 1  # another batch: uncharged
+
+
+def test_a_bad_row_fails_alone_with_its_reason_and_its_line_can_be_produced_again(fleet: Fleet) -> None:
+    text = 'Prompt,mood,noise_seed\ngood,a,\nfail,"b, c",\nnan,,7\nblack,,\nmemory,,\nmemory too,,\n'
+    with fleet.worker():
+        run = fleet.submit(text).run
+        counts = fleet.finish(run)
+        assert (counts["done"], counts["failed"]) == (3, 3)
+        failed = fleet.lines(run, "failed.csv")
+        assert failed[0] == "Prompt,mood,noise_seed,error_type,error,attempts"
+        assert failed[2].startswith("nan,,7,")
+        assert failed[1].startswith('fail,"b, c",')
+        assert failed[1].endswith("ValueError,this prompt fails,1")
+        assert ["NaN" in failed[2], "black" in failed[3]] == [True, True]
+        mended = "\n".join(failed).replace("fail,", "fine,").replace("nan,", "fine,").replace("black,", "fine,")
+        assert fleet.finish(fleet.submit(mended, name="failed.csv").run)["done"] == 3
+        page = (fleet.store.get(keys.end_file(run, "index.html")) or b"").decode()
+        assert page.index("this prompt fails") < page.index("good")  # failures first
+        assert "data:image/webp;base64," in page
+
+
+def test_failed_rows_go_out_again_when_the_file_is_produced_again(fleet: Fleet) -> None:
+    text = file_of("good", "fail", "fine")
+    with fleet.worker():
+        run = fleet.submit(text).run
+        assert fleet.finish(run)["failed"] == 1
+        again = fleet.submit(text)
+        assert (again.run, again.again) == (run, 1)
+        assert fleet.finish(run)["failed"] == 1
+        tries = [entry.key for entry in fleet.store.list(keys.results(run))]
+        assert len(tries) == 2
+
+
+def test_another_file_under_a_run_s_name_is_refused_and_changes_nothing(fleet: Fleet) -> None:
+    fleet.submit(file_of("one"), run="mine")
+    standing = fleet.store.get(keys.description("mine"))
+    with pytest.raises(RunConflict, match="exists and was made from another file"):
+        fleet.submit(file_of("two"), run="mine")
+    assert fleet.store.get(keys.description("mine")) == standing
+
+
+def test_a_run_whose_ledger_is_lost_goes_on_with_what_is_not_done(fleet: Fleet) -> None:
+    text = file_of(*(f"picture {i}" for i in range(20)))
+    with fleet.worker() as worker:
+        run = fleet.submit(text).run
+        wait_for(lambda: fleet.ledger.counts(run)["done"] >= 8, "the first shard")
+        worker.kill()
+        fleet.ledger.redis.flushdb()
+        worker.start()
+        assert fleet.submit(text).joined
+        assert fleet.finish(run)["done"] == 20
+    assert_all_there(fleet, run, 20)
+
+
+def test_reuse_copies_the_pictures_of_equal_rows_and_makes_only_the_edited_ones(fleet: Fleet) -> None:
+    with fleet.worker():
+        rows = [f"picture {i},{i}" for i in range(10)]
+        first = fleet.submit("prompt,seed\n" + "\n".join(rows), run="first").run
+        fleet.finish(first)
+        rows[3] = "another picture,3"
+        second = fleet.submit("prompt,seed\n" + "\n".join(rows), run="second", reuse="first")
+        assert second.copied == 9
+        fleet.finish("second")
+    before = [json.loads(line)["sha256"] for line in fleet.lines("first")]
+    after = [json.loads(line)["sha256"] for line in fleet.lines("second")]
+    assert [i for i in range(10) if before[i] != after[i]] == [3]
+    assert_all_there(fleet, "second", 10)
+
+
+def test_skipped_rows_are_counted_and_stand_in_failed_csv(fleet: Fleet) -> None:
+    with fleet.worker():
+        run = fleet.submit("prompt,steps\ngood,2\nbad,many\n", skip_bad=True).run
+        counts = fleet.finish(run)
+    assert counts == {"rows": 2, "done": 1, "failed": 0, "dead": 0, "skipped": 1, "images": 1}
+    assert "bad,many" in fleet.lines(run, "failed.csv")[1]

@@ -1,0 +1,78 @@
+"""What a worker does with a message: claim the shard, run it, hand it back if it must, and send what comes next."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from celery import Celery
+from celery.exceptions import OperationalError as CeleryOperationalError
+from kombu.exceptions import OperationalError
+
+from shared import dispatch
+from shared.errors import LeaseLost, ModelError, Unreachable
+from shared.jobs import SCHEMA_VERSION
+from shared.shards import Claim
+from workers import retry
+from workers.host import Draining, Host, host
+from workers.lease import Heartbeat
+from workers.shard import ShardRun
+
+log = logging.getLogger(__name__)
+UNKNOWN_VERSION_DELAY_S = 60.0
+T = TypeVar("T")
+
+
+def work(app: Celery, run: str, shard: str, version: int, tell: Callable[[str], None]) -> str:
+    """Returns what came of the message, for the monitor."""
+    here = host()
+    if version != SCHEMA_VERSION:
+        patiently(lambda: here.ledger.delay(run, shard, UNKNOWN_VERSION_DELAY_S))
+        return f"not claimed: message version {version}, this worker speaks {SCHEMA_VERSION}"
+    claim = patiently(lambda: here.ledger.claim(run, shard, here.name))
+    if isinstance(claim, str):
+        return f"not claimed: {claim}"
+    ending = _run(here, claim, tell)
+    _dispatch(here, app)
+    return ending
+
+
+def _run(here: Host, claim: Claim, tell: Callable[[str], None]) -> str:
+    try:
+        with Heartbeat(here.ledger, claim) as beat:
+            patiently(ShardRun(here, claim, beat, tell).run, beat.check)
+    except Draining:
+        patiently(lambda: here.ledger.release(claim))
+        return "handed back: this worker is asked to stop"
+    except LeaseLost as error:
+        return f"stopped: {error}"
+    except ModelError as error:
+        reason = str(error)
+        log.error("%s", reason)
+        patiently(lambda: here.ledger.cannot_serve(here.name, claim.shard.model, reason))
+        patiently(lambda: here.ledger.release(claim))
+        return f"handed back: {reason}"
+    return "done"
+
+
+def patiently(call: Callable[[], T], check: Callable[[], None] = lambda: None) -> T:
+    """Broker or storage away: wait in place, with backoff, until they answer or `check` raises."""
+    tries = 0
+    while True:
+        try:
+            return call()
+        except Unreachable as error:
+            log.warning("waiting: %s", error)
+            action = retry.decide(error, 1, tries)
+        check()
+        assert isinstance(action, retry.Retry)
+        time.sleep(action.delay_s)
+        tries += 1
+
+
+def _dispatch(here: Host, app: Celery) -> None:
+    """Fill the queue for whoever is free next; if this fails, a supervisor does it a moment later."""
+    try:
+        dispatch.tick(here.ledger, here.store, app)
+    except (Unreachable, OperationalError, CeleryOperationalError) as error:
+        log.warning("dispatch: %s", error)
