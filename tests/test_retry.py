@@ -1,0 +1,69 @@
+"""What an exception means for the images that ran when it came."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import BadImage, LeaseLost, ModelError, Unreachable
+from shared.jobs import Row, Txt2Img, batch_key
+from workers import batches
+from workers.retry import Action, Bury, Halve, Isolate, Quit, Retry, Stop, decide
+
+
+@pytest.mark.parametrize(
+    ("error", "images", "expected"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), 8, Halve()),
+        (
+            torch.cuda.OutOfMemoryError("x"),
+            1,
+            Bury("OutOfMemory", "one image alone does not fit into the device's memory"),
+        ),
+        (MemoryError(), 2, Halve()),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 4, Halve()),
+        (RuntimeError("CUDA error: device-side assert triggered"), 8, Quit()),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), 1, Quit()),
+        (ValueError("bad"), 8, Isolate()),
+        (ValueError("bad"), 1, Bury("ValueError", "bad")),
+        (BadImage("black"), 1, Bury("BadImage", "black")),
+        (Unreachable("away"), 8, Retry(0.5)),
+        (LeaseLost("gone"), 8, Stop()),
+        (ModelError("absent"), 8, Stop()),
+    ],
+)
+def test_each_kind_of_error_has_one_answer(error: Exception, images: int, expected: Action) -> None:
+    assert decide(error, images) == expected
+
+
+def test_waiting_grows_and_never_passes_half_a_minute() -> None:
+    delays = [decide(Unreachable("away"), 1, tries).delay_s for tries in range(12)]  # type: ignore[union-attr]
+    assert delays == sorted(delays)
+    assert (delays[0], delays[-1]) == (0.5, 30.0)
+
+
+def row(number: int, width: int, images: int) -> Row:
+    job = Txt2Img(
+        model="m", prompt="p", width=width, height=64, num_inference_steps=1, guidance_scale=1, scheduler="euler",
+        seed=1, num_images_per_prompt=images,
+    )  # fmt: skip
+    return Row(row=number, line=number, cells={}, job=job, job_id="0" * 64)
+
+
+rows_strategy = st.lists(st.tuples(st.sampled_from([64, 128]), st.integers(1, 5)), max_size=20)
+
+
+@given(rows_strategy, st.integers(1, 9))
+def test_batches_hold_every_image_once_in_order_and_never_mix(sizes: list[tuple[int, int]], most: int) -> None:
+    wanted = batches.items([row(i, width, images) for i, (width, images) in enumerate(sizes, 1)])
+    cut = batches.cut(wanted, most)
+    assert [item.key for batch in cut for item in batch] == [item.key for item in wanted]
+    assert all(1 <= len(batch) <= most for batch in cut)
+    assert all(len({batch_key(item.row.job) for item in batch}) == 1 for batch in cut)
+
+
+@given(st.integers(2, 64))
+def test_halving_a_batch_makes_both_parts_smaller(count: int) -> None:
+    left, right = batches.halves(batches.items([row(i, 64, 1) for i in range(count)]))
+    assert len(left) + len(right) == count
+    assert max(len(left), len(right)) < count
