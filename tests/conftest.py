@@ -4,9 +4,11 @@ import itertools
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
+from fleet import Fleet, write_models
 
 from producer import stack
 from shared import settings as settings_
@@ -42,3 +44,13 @@ def _empty_database(url: str) -> str:
     with redis.Redis.from_url(own) as client:
         client.flushdb()
     return own
+
+
+@pytest.fixture
+def fleet(settings: settings_.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    own = {"MODELS": write_models(tmp_path), "LEASE_S": 3, "HEARTBEAT_S": 0.5, "REDELIVER_S": 1, "THREADS": 1}
+    for name, value in own.items():
+        monkeypatch.setenv(f"PIXELMILL_{name}", str(value))
+    fleet = Fleet(settings_.load(), tmp_path)
+    yield fleet
+    fleet.close()

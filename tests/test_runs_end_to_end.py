@@ -2,26 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from fleet import Fleet, wait_for, write_models
+from fleet import Fleet, wait_for
 
-from shared import images, keys
-from shared import settings as settings_
+from producer import follow, listing
+from producer.session import Session
+from shared import images, keys, queue
 from shared.errors import RunConflict
-from shared.settings import Settings
-
-
-@pytest.fixture
-def fleet(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
-    own = {"MODELS": write_models(tmp_path), "LEASE_S": 3, "HEARTBEAT_S": 0.5, "REDELIVER_S": 1, "THREADS": 1}
-    for name, value in own.items():
-        monkeypatch.setenv(f"PIXELMILL_{name}", str(value))
-    fleet = Fleet(settings_.load(), tmp_path)
-    yield fleet
-    fleet.close()
 
 
 def file_of(*prompts: str) -> str:
@@ -154,3 +142,53 @@ def test_skipped_rows_are_counted_and_stand_in_failed_csv(fleet: Fleet) -> None:
         counts = fleet.finish(run)
     assert counts == {"rows": 2, "done": 1, "failed": 0, "dead": 0, "skipped": 1, "images": 1}
     assert "bad,many" in fleet.lines(run, "failed.csv")[1]
+
+
+def test_a_worker_that_is_asked_to_stop_hands_its_shard_back_and_charges_nobody(fleet: Fleet) -> None:
+    with fleet.worker() as worker:
+        run = fleet.submit(file_of(*(f"slow picture {i}" for i in range(16)))).run
+        wait_for(lambda: next(fleet.store.list(f"runs/{run}/images/"), None), "the first picture")
+        worker.drain.touch()
+        wait_for(lambda: fleet.ledger.counts(run)["running"] == 0, "the shard to be handed back")
+        worker.drain.unlink()
+        assert fleet.finish(run)["done"] == 16
+    lines = assert_all_there(fleet, run, 16)
+    assert {line["attempts"] for line in lines} == {1}
+
+
+def test_messages_that_get_lost_or_come_twice_do_no_harm(fleet: Fleet) -> None:
+    with fleet.worker():
+        run = fleet.submit(file_of(*(f"picture {i}" for i in range(32)))).run
+        fleet.ledger.redis.delete("bulk")  # every message that waits is lost
+        for shard in ("000000", "000001", "000001"):
+            queue.send(fleet.app, "bulk", run, shard)
+        assert fleet.finish(run)["done"] == 32
+    assert_all_there(fleet, run, 32)
+
+
+def test_a_message_of_an_unknown_version_is_not_claimed(fleet: Fleet) -> None:
+    run = fleet.submit(file_of("picture")).run
+    fleet.app.send_task(queue.RUN_SHARD, kwargs={"run": run, "shard": "000000", "version": 99}, queue="bulk")
+    with fleet.worker():
+        wait_for(lambda: fleet.ledger.queued("bulk") == 0, "the message to be taken")
+        assert fleet.finish(run)["done"] == 1
+
+
+def test_a_model_that_is_damaged_is_no_attempt_and_the_run_says_why_it_waits(fleet: Fleet) -> None:
+    (fleet.folder / "null" / "weights").write_text("damaged")
+    with fleet.worker():
+        run = fleet.submit(file_of("picture")).run
+        wait_for(lambda: "have identity" in follow.unserved(fleet.ledger, run), "the reason")
+        assert fleet.ledger.counts(run)["open"] == 1
+
+
+def test_rm_stops_a_run_and_leaves_nothing_of_it(fleet: Fleet) -> None:
+    session = Session(fleet.settings, fleet.ledger, fleet.store, fleet.app, None)
+    with fleet.worker():
+        run = fleet.submit(file_of(*(f"slow picture {i}" for i in range(24)))).run
+        wait_for(lambda: next(fleet.store.list(f"runs/{run}/images/"), None), "the first picture")
+        assert listing.remove(session, run, sure=True) == 0
+        other = fleet.submit(file_of("another"), name="other.csv").run
+        assert fleet.finish(other)["done"] == 1  # the worker is free again, so the first run has ended
+    assert listing.look(session, run) is None
+    assert [key for key in fleet.ledger.redis.scan_iter("*") if run in key] == []

@@ -85,7 +85,7 @@ class Fleet:
     @contextmanager
     def worker(self, number: int = 0, app: str = "null_app:app") -> Iterator["WorkerProcess"]:
         """A worker like those that a supervisor starts, and its announcement."""
-        worker = WorkerProcess(f"cpu-{number}@test", app)
+        worker = WorkerProcess(f"cpu-{number}@test", app, self.folder / f"drain-{number}")
         self._workers.append(worker.name)
         try:
             yield worker
@@ -110,15 +110,17 @@ class Fleet:
 class WorkerProcess:
     """A Celery process in a process group of its own."""
 
-    def __init__(self, name: str, app: str):
+    def __init__(self, name: str, app: str, drain: Path):
         self.name = name
         self.app = app
+        self.drain = drain  # while it exists, shards are handed back
         self.start()
 
     def start(self) -> None:
         command = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-n", self.name, "-l", "INFO"]
         command += ["-Q", ",".join(queue.LANES), "--without-gossip", "--without-mingle"]
         own = {"PIXELMILL_WORKER": self.name, "PIXELMILL_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+        own |= {"PIXELMILL_DRAIN": str(self.drain)}
         environment = os.environ | own | {"PYTHONPATH": str(SUPPORT)}
         self.process = subprocess.Popen(command, env=environment, start_new_session=True)
 

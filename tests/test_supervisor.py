@@ -1,0 +1,59 @@
+"""`python -m workers` as a real process: what it starts, restarts and ends."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+from fleet import Fleet, wait_for
+
+from shared.settings import Settings
+from workers.supervisor import device_names, visible
+
+
+def test_a_supervisor_keeps_a_worker_per_device_and_leaves_nothing_behind(fleet: Fleet) -> None:
+    environment = os.environ | {"PIXELMILL_DEVICES": "cpu,cpu", "PIXELMILL_TICK_S": "0.2"}
+    supervisor = subprocess.Popen([sys.executable, "-m", "workers"], env=environment)
+    process = psutil.Process(supervisor.pid)
+    try:
+        wait_for(lambda: len(fleet.ledger.workers()) == 2, "two announcements")
+        wait_for(lambda: len(process.children()) == 2, "two workers")
+        (first, second) = process.children()
+        os.killpg(first.pid, signal.SIGKILL)
+        wait_for(lambda: len(set(process.children()) - {first}) == 2, "a new worker")
+        assert second in process.children()
+        everything = process.children(recursive=True)
+    finally:
+        supervisor.terminate()
+        assert supervisor.wait(60) == 0
+    wait_for(lambda: not any(child.is_running() for child in everything), "the end of all processes", 10)
+    assert fleet.ledger.workers() == {}
+
+
+def test_workers_end_with_a_supervisor_that_is_killed(fleet: Fleet) -> None:
+    environment = os.environ | {"PIXELMILL_DEVICES": "cpu"}
+    supervisor = subprocess.Popen([sys.executable, "-m", "workers"], env=environment)
+    process = psutil.Process(supervisor.pid)
+    wait_for(lambda: len(process.children(recursive=True)) >= 2, "the worker and its pool process")
+    everything = process.children(recursive=True)
+    supervisor.kill()
+    supervisor.wait()
+    wait_for(lambda: not any(child.is_running() for child in everything), "the end of the worker")
+
+
+def test_devices_are_those_of_the_setting() -> None:
+    assert device_names(Settings(devices="cuda:0, cuda:2")) == ["cuda:0", "cuda:2"]
+
+
+def test_a_worker_sees_its_card_among_those_that_the_host_was_given() -> None:
+    assert visible("1", None) == "1"
+    assert visible("1", "4,7") == "7"
+    assert visible("0", "GPU-1a,GPU-2b") == "GPU-1a"
+
+
+def test_a_host_without_a_graphics_card_is_known_without_torch(monkeypatch) -> None:
+    monkeypatch.setattr("workers.supervisor.CARDS", (str(Path("/nowhere")),))
+    monkeypatch.setattr("workers.supervisor.subprocess.run", None)
+    assert device_names(Settings()) == ["cpu"]
