@@ -88,8 +88,12 @@ COMMIT = (
 local closed = 0
 for _, row in ipairs(cjson.decode(ARGV[4])) do
   if redis.call('SETBIT', KEYS[4], row, 1) == 0 then
-    closed = closed + 1
     redis.call('HINCRBY', KEYS[1], 'done', 1)
+    if redis.call('SETBIT', KEYS[5], row, 0) == 1 then
+      redis.call('HINCRBY', KEYS[1], 'failed', -1)  -- it was closed already, and worse
+    else
+      closed = closed + 1
+    end
   end
 end
 for name, rows in pairs({failed = cjson.decode(ARGV[5]), dead = cjson.decode(ARGV[6])}) do

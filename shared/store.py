@@ -1,5 +1,6 @@
 """Objects in S3-compatible storage: the truth about every run. The only place that knows boto3."""
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from shared.errors import Unreachable
 from shared.settings import Settings
 
+log = logging.getLogger(__name__)
 JSON_LINES = "application/x-ndjson"
 PROBE_WRITERS = 8
 
@@ -157,6 +159,8 @@ class Store:
         with self._probe_lock:
             if self._conditional is None:
                 self._conditional = self._probe()
+                if not self._conditional:
+                    log.warning("%s ignores If-None-Match; looking before every put instead", self.endpoint)
             return self._conditional
 
     def _probe(self) -> bool:

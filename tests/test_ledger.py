@@ -1,0 +1,143 @@
+"""The ledger's atomic steps, against a real broker."""
+
+from collections.abc import Iterator
+
+import pytest
+from fleet import wait_for
+
+from shared import dispatch, keys, queue
+from shared.errors import LeaseLost, Unreachable
+from shared.runs import Ledger
+from shared.settings import Settings
+from shared.shards import Claim, Outcome, Shard
+from shared.store import Store
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Iterator[Ledger]:
+    ledger = Ledger(settings.model_copy(update={"lease_s": 1.0, "redeliver_s": 0.2}))
+    yield ledger
+    ledger.redis.close()
+
+
+def open_run(ledger: Ledger, run: str = "r", shards: int = 2, model: str = "m") -> None:
+    """A run of two rows per shard."""
+    rows = shards * 2
+    facts = {"rows": rows, "open": rows, "planned_images": rows}
+    ledger.create(run, "bulk", facts, b"\0", (Shard(f"{i:06d}", model, 0, 0, 1, 2) for i in range(shards)))
+
+
+def claimed(ledger: Ledger, name: str, run: str = "r") -> Claim:
+    claim = ledger.claim(run, name, "w")
+    assert isinstance(claim, Claim)
+    return claim
+
+
+def test_a_shard_is_claimed_once_and_a_committed_one_never(ledger: Ledger) -> None:
+    open_run(ledger)
+    claim = claimed(ledger, "000000")
+    assert ledger.claim("r", "000000", "other") == "running"
+    assert ledger.counts("r")["running"] == 2
+    assert ledger.commit(claim, Outcome(done=(1, 2), images=2)) is False
+    assert ledger.claim("r", "000000", "other") == "done"
+    assert ledger.claim("nothing", "000000", "w") == "gone"
+    counts = ledger.counts("r")
+    assert (counts["done"], counts["running"], counts["open"], counts["pending"]) == (2, 0, 2, 2)
+
+
+def test_the_last_commit_puts_the_run_before_its_finisher(ledger: Ledger) -> None:
+    open_run(ledger, shards=1)
+    assert ledger.commit(claimed(ledger, "000000"), Outcome(done=(1,), failed=(2,), images=1)) is True
+    assert ledger.finishing() == ["r"]
+    assert ledger.facts("r")["state"] == "finishing"
+    assert ledger.lane_runs("bulk") == []
+    assert ledger.failed_rows("r") == [2]
+
+
+def test_whoever_lost_the_lease_can_neither_extend_nor_commit_nor_hand_back(ledger: Ledger) -> None:
+    open_run(ledger)
+    old = claimed(ledger, "000000")
+    wait_for(lambda: ("r", "000000") in ledger.expired(), "the end of the lease")
+    assert ledger.claim("r", "000000", "other") == "running"  # only dispatch decides what a death means
+    shard = ledger.shard("r", "000000")
+    assert shard is not None
+    assert ledger.replace("r", shard, dispatch.judge(shard).rest, ())
+    new = claimed(ledger, "000000")
+    for step in (ledger.extend, lambda c: ledger.mark_rows(c, [1]), lambda c: ledger.commit(c, Outcome(done=(1, 2)))):
+        with pytest.raises(LeaseLost, match="another worker"):
+            step(old)
+    ledger.release(old)
+    assert ledger.counts("r")["done"] == 0
+    ledger.extend(new)
+    assert ledger.commit(new, Outcome(done=(1, 2))) is False
+
+
+def test_a_row_counts_once_however_often_it_is_committed(ledger: Ledger) -> None:
+    open_run(ledger)
+    ledger.commit(claimed(ledger, "000000"), Outcome(done=(1,), failed=(2,)))
+    ledger.commit(claimed(ledger, "000001"), Outcome(done=(1, 2), failed=(1,)))
+    counts = ledger.counts("r")
+    assert (counts["done"], counts["failed"], counts["open"]) == (2, 0, 2)
+
+
+def test_a_heartbeat_keeps_a_shard_from_being_looked_at(ledger: Ledger) -> None:
+    open_run(ledger)
+    claim = claimed(ledger, "000000")
+    wait_for(ledger.expired, "the end of the lease")
+    ledger.extend(claim)
+    assert ledger.expired() == []
+
+
+def test_a_removed_run_stops_its_workers_and_leaves_no_key(ledger: Ledger) -> None:
+    open_run(ledger)
+    claim = claimed(ledger, "000000")
+    ledger.forget("r")
+    with pytest.raises(LeaseLost):
+        ledger.extend(claim)
+    ledger.drop_due("r", "000000")
+    assert list(ledger.redis.scan_iter("*")) == []
+
+
+def test_dispatch_takes_runs_in_turn_and_keeps_the_queue_short(ledger: Ledger, settings: Settings) -> None:
+    open_run(ledger, "big", shards=40)
+    open_run(ledger, "small", shards=3)
+    ledger.announce("w", {"device": "cpu", "models": ["m"]})
+    app = queue.make_app(settings)
+    assert dispatch.tick(ledger, Store(settings), app) == dispatch.QUEUED_AT_LEAST
+    assert dispatch.tick(ledger, Store(settings), app) == 0  # full
+    assert (ledger.pending("big", "m"), ledger.pending("small", "m")) == (35, 0)
+    app.close()
+
+
+def test_dispatch_sends_nothing_that_no_live_worker_can_serve(ledger: Ledger, settings: Settings) -> None:
+    open_run(ledger, shards=3)
+    app = queue.make_app(settings)
+    assert dispatch.tick(ledger, Store(settings), app) == 0
+    ledger.announce("w", {"device": "cpu", "models": ["m"]})
+    ledger.cannot_serve("w", "m", "damaged")
+    assert dispatch.tick(ledger, Store(settings), app) == 0
+    ledger.announce("v", {"device": "cpu", "models": ["m"]})
+    assert dispatch.tick(ledger, Store(settings), app) == 3
+    app.close()
+
+
+def test_two_dispatchers_at_once_send_nothing_twice(ledger: Ledger, settings: Settings) -> None:
+    open_run(ledger, shards=6)
+    ledger.announce("w", {"device": "cpu", "models": ["m"]})
+    app = queue.make_app(settings)
+    with ledger.lock("dispatch", 5):
+        assert dispatch.tick(ledger, Store(settings), app) == 0
+    assert dispatch.tick(ledger, Store(settings), app) == 6
+    app.close()
+
+
+def test_secrets_stay_out_of_messages_about_a_broker_that_is_away(settings: Settings) -> None:
+    away = settings.model_copy(update={"redis_url": type(settings.redis_url)("redis://:hidden@127.0.0.1:9/0")})
+    with pytest.raises(Unreachable, match="PIXELMILL_REDIS_URL") as caught:
+        Ledger(away).facts("r")
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_run_that_is_not_yet_open_is_not_claimed(ledger: Ledger) -> None:
+    ledger.redis.hset(keys.run("r"), "state", "opening")
+    assert ledger.claim("r", "000000", "w") == "opening"
