@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from contextlib import suppress
 
 import pytest
 from fleet import Fleet, wait_for
@@ -192,3 +194,24 @@ def test_rm_stops_a_run_and_leaves_nothing_of_it(fleet: Fleet) -> None:
         assert fleet.finish(other)["done"] == 1  # the worker is free again, so the first run has ended
     assert listing.look(session, run) is None
     assert [key for key in fleet.ledger.redis.scan_iter("*") if run in key] == []
+
+
+def test_the_monitor_is_told_run_shard_and_live_progress(fleet: Fleet) -> None:
+    seen: list[dict[str, object]] = []
+    with fleet.app.connection_for_read() as connection, fleet.worker():
+        receiver = fleet.app.events.Receiver(connection, handlers={"*": seen.append})
+        with receiver.consumer_context() as (events, _channel, _consumers):
+            run = fleet.submit(file_of(*(f"slow picture {i}" for i in range(16)))).run
+
+            def told(kind: str) -> bool:
+                with suppress(TimeoutError):
+                    events.drain_events(timeout=0.2)
+                return any(event["type"] == kind for event in seen)
+
+            wait_for(lambda: told("task-progress"), "progress")
+            wait_for(lambda: told("task-succeeded"), "the end of a shard")
+    received = next(event for event in seen if event["type"] == "task-received")
+    assert received["kwargs"] == f"{run} shard 000000"
+    progress = next(event for event in seen if event["type"] == "task-progress")
+    assert re.fullmatch(r"\d+/8 images( \(\+8: step \d+/2\))?", str(progress["result"]))
+    assert "picture" not in str(seen)  # prompts stay out of the monitor
