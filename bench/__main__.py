@@ -1,0 +1,68 @@
+"""`python -m bench [NAME ...] [--quick]`: measure, and print a table. A goal that is missed is no error."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+from bench import help as help_
+from bench import loop, machine, scaling, storage, submit, table
+from bench.site import Site
+from bench.table import Part
+from shared.errors import PixelmillError
+
+PARTS: dict[str, Callable[[Site], Part]] = {
+    "help": help_.measure,
+    "submit": submit.measure,
+    "storage": storage.measure,
+    "loop": loop.measure,
+    "scaling": scaling.measure,
+}
+
+
+def main() -> int:
+    """The exit code: 0 when everything was measured."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure this machine, and print a table.")
+    parser.add_argument("parts", nargs="*", metavar="NAME", help=f"of {', '.join(PARTS)}; none: all of them")
+    parser.add_argument("--quick", action="store_true", help="small and short, to see that the bench works")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.parts if name not in PARTS]:
+        parser.error(f"unknown part {unknown[0]!r}; expected {', '.join(PARTS)}")
+    print("\n".join(machine.describe()), flush=True)
+    try:
+        parts = measure(arguments.parts or list(PARTS), arguments.quick)
+    except PixelmillError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    report(parts, arguments.quick)
+    return 0
+
+
+def measure(names: list[str], quick: bool) -> dict[str, Part]:
+    """One part after another, in one stack."""
+    parts = {}
+    with Site(quick) as site:
+        for name in names:
+            start = time.monotonic()
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            parts[name] = PARTS[name](site)
+            print(f"{name}: {time.monotonic() - start:.0f} s, load {machine.load()}", file=sys.stderr, flush=True)
+    return parts
+
+
+def report(parts: dict[str, Part], quick: bool) -> None:
+    """The table, then what a reader should know of it, then why a goal was missed."""
+    print("\n" + table.show([line for part in parts.values() for line in part.lines]) + "\n")
+    if quick:
+        print("These are the small sizes of --quick: not for the record.")
+    for name, part in parts.items():
+        print("\n".join(f"{name}: {note}" for note in part.notes), end="\n" if part.notes else "")
+    for name, part in parts.items():
+        if part.missed:
+            print(f"\nwhy {name} missed:\n" + "\n".join(f"  {line}" for line in part.profile))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
