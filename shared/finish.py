@@ -24,14 +24,17 @@ def tick(ledger: Ledger, store: Store) -> None:
     """Finish every run that waits for it, unless somebody else is at it."""
     for run in ledger.finishing():
         with ledger.lock(f"finish:{run}", LOCK_LEASE_S) as lock:
-            if lock is not None:
-                finish(store, run, lock.reacquire)
-                ledger.end(run)
+            if lock is None:
+                continue
+            about = store.get(keys.description(run))
+            if about is not None:  # else it was removed meanwhile
+                finish(store, json.loads(about), lock.reacquire)
+            ledger.end(run)
 
 
-def finish(store: Store, run: str, keep_lock: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """Write manifest, metadata, failed.csv, index.html and, last, summary.json; returns the summary."""
-    about = json.loads(store.get(keys.description(run)) or b"{}")
+def finish(store: Store, about: dict[str, Any], keep_lock: Callable[[], object]) -> None:
+    """Write manifest, metadata, failed.csv, index.html and, last, summary.json. `about`: the run's description."""
+    run = about["run"]
     with tempfile.TemporaryDirectory(prefix="pixelmill-") as folder, closing(_open(Path(folder))) as table:
         _collect(store, run, table, keep_lock)
         _attach_cells(store, run, about["seed_column"], table)
@@ -43,7 +46,6 @@ def finish(store: Store, run: str, keep_lock: Callable[[], object] = lambda: Non
         page = sheet.page(about, summary, _sheet_lines(table), lambda key: store.get(keys.end_file(run, key)))
         store.replace(keys.end_file(run, "index.html"), page.encode(), "text/html; charset=utf-8")
         store.replace(keys.end_file(run, "summary.json"), dump(summary), "application/json")
-    return summary
 
 
 def dump(value: dict[str, Any]) -> bytes:

@@ -73,7 +73,7 @@ class Ledger:
             self._call("zrem", keys.lane(lane), run)
         self._call("srem", keys.FINISHING, run)
         for pattern in (keys.run(run), keys.run(run) + ":*", keys.shard(run, "*")):
-            found = list(self.redis.scan_iter(match=pattern, count=5000))
+            found = self._scan(pattern)
             for start in range(0, len(found), 1000):
                 self._call("unlink", *found[start : start + 1000])
 
@@ -109,8 +109,8 @@ class Ledger:
         self.open_lane(run, facts["lane"])
 
     def end(self, run: str) -> None:
-        """Mark a run as over: its summary stands in the storage."""
-        self._pipe([("hset", keys.run(run), {"state": "over"}), ("srem", keys.FINISHING, run)])
+        """Mark a run as over: its summary stands in the storage. A run that was reopened meanwhile goes on."""
+        self._script("END", [keys.run(run), keys.FINISHING], [run])
 
     # --- dispatch ---
 
@@ -268,6 +268,12 @@ class Ledger:
 
     def _expired(self, run: str, old: Shard) -> list[Any]:
         return [keys.member(run, old.name), old.state, old.token]
+
+    def _scan(self, pattern: str) -> list[str]:
+        try:
+            return list(self.redis.scan_iter(match=pattern, count=5000))
+        except RedisError as error:
+            raise _unreachable(error) from error
 
     def _call(self, command: str, *arguments: Any, **options: Any) -> Any:
         try:

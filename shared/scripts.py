@@ -116,6 +116,12 @@ return 'last'
 """
 )
 
+# KEYS run, finishing. ARGV run name. A run whose rows went out again meanwhile is not over.
+END = """
+redis.call('SREM', KEYS[2], ARGV[1])
+if redis.call('HGET', KEYS[1], 'state') == 'finishing' then redis.call('HSET', KEYS[1], 'state', 'over') end
+"""
+
 # A shard that was read as over its time, and has not changed since: KEYS[2], KEYS[3] as above;
 # ARGV member, state, token.
 STILL_EXPIRED = (

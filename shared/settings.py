@@ -38,10 +38,10 @@ class Settings(BaseSettings):
     max_images_per_row: int = Field(64, ge=1)
 
 
-def load(**overrides: str) -> Settings:
+def load() -> Settings:
     """Settings from the environment. Raises UsageError that names the variable at fault."""
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic parses the strings
+        return Settings()
     except ValidationError as error:
         first = error.errors()[0]
         name = "PIXELMILL_" + "_".join(str(part) for part in first["loc"]).upper()

@@ -138,6 +138,17 @@ def test_secrets_stay_out_of_messages_about_a_broker_that_is_away(settings: Sett
     assert "hidden" not in str(caught.value)
 
 
+def test_a_run_that_was_reopened_while_its_end_files_were_written_is_not_over(ledger: Ledger) -> None:
+    open_run(ledger, shards=1)
+    ledger.commit(claimed(ledger, "000000"), Outcome(done=(1,), failed=(2,)))
+    ledger.reopen("r", [Shard("000000.1", "m", 0, 0, 1, 1, only=(2,))])
+    ledger.end("r")
+    assert ledger.facts("r")["state"] == "running"
+    assert ledger.commit(claimed(ledger, "000000.1"), Outcome(done=(2,))) is True
+    ledger.end("r")
+    assert ledger.facts("r")["state"] == "over"
+
+
 def test_a_run_that_is_not_yet_open_is_not_claimed(ledger: Ledger) -> None:
     ledger.redis.hset(keys.run("r"), "state", "opening")
     assert ledger.claim("r", "000000", "w") == "opening"

@@ -21,7 +21,7 @@ DRAIN = "PIXELMILL_DRAIN"  # a file: while it exists, shards are handed back
 
 @dataclass
 class Host:
-    """`batch_images` is the largest batch per (model, width, height) that fitted; it only ever shrinks."""
+    """`fits`: images in the largest batch per (model, width, height) that fitted; it only ever shrinks."""
 
     name: str
     settings: Settings

@@ -2,17 +2,10 @@
 
 from dataclasses import dataclass
 
-from shared.errors import BadImage, LeaseLost, ModelError, Unreachable
+from shared.errors import BadImage
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
-
-
-@dataclass(frozen=True)
-class Retry:
-    """Nobody's fault here: wait, then do the same again."""
-
-    delay_s: float
 
 
 @dataclass(frozen=True)
@@ -38,20 +31,16 @@ class Quit:
     """The device is unusable for this process: leave, and let a new one begin."""
 
 
-@dataclass(frozen=True)
-class Stop:
-    """The shard is no longer this worker's, or cannot be served here."""
+Action = Halve | Isolate | Bury | Quit
 
 
-Action = Retry | Halve | Isolate | Bury | Quit | Stop
+def delay_s(tries: int) -> float:
+    """How long to wait for a broker or a storage that is away."""
+    return min(FIRST_DELAY_S * 2.0**tries, LONGEST_DELAY_S)
 
 
-def decide(error: BaseException, images: int, tries: int = 0) -> Action:
-    """`images`: how many ran together; `tries`: how often this call was tried before."""
-    if isinstance(error, LeaseLost | ModelError):
-        return Stop()
-    if isinstance(error, Unreachable):
-        return Retry(min(FIRST_DELAY_S * 2**tries, LONGEST_DELAY_S))
+def decide(error: BaseException, images: int) -> Action:
+    """`images`: how many ran together."""
     if is_out_of_memory(error):
         return Halve() if images > 1 else Bury("OutOfMemory", "one image alone does not fit into the device's memory")
     if is_broken_device(error):

@@ -16,7 +16,7 @@ transformers.logging.disable_progress_bar()
 CHOSEN_PER_ROW = ("use_karras_sigmas", "algorithm_type", "solver_order", "solver_type", "lower_order_final")
 
 
-class RowGuidance(StableDiffusionPipeline):  # type: ignore[misc]  # diffusers has no type hints
+class RowGuidance(StableDiffusionPipeline):
     """The pipeline of diffusers with one guidance scale per image: a tensor of shape (images, 1, 1, 1)."""
 
     @property

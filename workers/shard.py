@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared import bury, keys, results, sheet
-from shared.errors import LeaseLost
+from shared.errors import LeaseLost, Unreachable
 from shared.images import Pixels, sprite
 from shared.jobs import Row
 from shared.shards import Claim, Outcome
@@ -83,7 +83,7 @@ class ShardRun:
         start = time.perf_counter()
         try:
             pictures = RUNNERS[batch[0].row.job.kind](batch, model, self._on_step(batch))
-        except LeaseLost:
+        except (LeaseLost, Unreachable):
             raise
         except Exception as error:
             log.warning("batch of %d: %s", len(batch), error, exc_info=True)
@@ -147,7 +147,7 @@ class ShardRun:
             line, tile = self._line(item, uploads, len(tiles))
             lines.append(line)
             tiles += tile
-        self._check_lease_before_commit()
+        self.host.ledger.extend(self.claim)  # whoever has lost the lease writes no results
         name, run, store = self.claim.shard.name, self.claim.run, self.host.store
         if tiles:
             sheet_image = sprite(tiles, sheet.TILE, sheet.TILES_PER_LINE)
@@ -170,9 +170,6 @@ class ShardRun:
                 return results.done_line(item.row, item.n, f"images/{item.name}", facts, attempts), [stored.tile]
         error_type, text = self.errors[item.key]
         return results.failed_line(item.row, "failed", error_type, text, attempts, item.n), []
-
-    def _check_lease_before_commit(self) -> None:
-        self.host.ledger.extend(self.claim)
 
     def _written(self) -> Outcome | None:
         """What an earlier try, or a worker that held the lease before, has written as this shard's results."""

@@ -8,20 +8,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from shared import images, keys, sheet
-from shared.errors import BadImage, Unreachable
+from shared.errors import BadImage
 from shared.images import Pixels
 from shared.store import Store
-from workers import gate, retry
+from workers import gate
 from workers.batches import Item
 from workers.models import Loaded
+from workers.patience import patiently
 
-T = TypeVar("T")
 THREADS = 4
 WAITING_MOST = 32  # pictures between the model and the storage
 
@@ -68,13 +68,11 @@ class Uploads:
         return self._futures[item.key].result()
 
     def kept(self, item: Item) -> bool:
-        """Whether `keep` found the picture."""
-        try:
-            self.result(item)
-        except KeyError:
-            del self._futures[item.key]
-            return False
-        return True
+        """Whether `keep` found the picture; what else it found, `result` will say."""
+        if not isinstance(self._futures[item.key].exception(), KeyError):
+            return True
+        del self._futures[item.key]
+        return False
 
     def _put(self, item: Item, pixels: Pixels | None, made: dict[str, Any]) -> Stored:
         start = time.perf_counter()
@@ -83,7 +81,7 @@ class Uploads:
         data = images.encode(good, job, images.texts(job, item.n, self.model.name, self.model.identity))
         facts = _facts(data, good) | made
         encoded = time.perf_counter()
-        if not self._patiently(lambda: self._put_new(item, data, facts)):
+        if not patiently(lambda: self._put_new(item, data, facts), self.check):
             return self._stored(item)  # the first stored picture stays
         seconds = {"encode": encoded - start, "put": time.perf_counter() - encoded}
         return Stored({**facts, "seconds": _rounded(made["seconds"] | seconds)}, _tile(good))
@@ -95,26 +93,13 @@ class Uploads:
 
     def _stored(self, item: Item) -> Stored:
         key = keys.image(self.run, item.name)
-        metadata = self._patiently(lambda: self.store.head(key))
+        metadata = patiently(lambda: self.store.head(key), self.check)
         if metadata is None:
             raise KeyError(key)
         if metadata.get("job-id") != item.row.job_id:
             raise BadImage(f"{key} is another job's picture; nothing is overwritten: choose another filename or run")
-        data = self._patiently(lambda: self.store.get(key)) or b""
+        data = patiently(lambda: self.store.get(key), self.check) or b""
         return Stored(json.loads(metadata["facts"]), _tile(images.decode(data)))
-
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """The storage being away is nobody's fault: wait in place until it answers or the shard is lost."""
-        tries = 0
-        while True:
-            try:
-                return call()
-            except Unreachable as error:
-                action = retry.decide(error, 1, tries)
-            self.check()
-            assert isinstance(action, retry.Retry)
-            time.sleep(action.delay_s)
-            tries += 1
 
 
 def _facts(data: bytes, pixels: Pixels) -> dict[str, Any]:

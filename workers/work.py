@@ -1,9 +1,7 @@
 """What a worker does with a message: claim the shard, run it, hand it back if it must, and send what comes next."""
 
 import logging
-import time
 from collections.abc import Callable
-from typing import TypeVar
 
 from celery import Celery
 from celery.exceptions import OperationalError as CeleryOperationalError
@@ -13,14 +11,13 @@ from shared import dispatch
 from shared.errors import LeaseLost, ModelError, Unreachable
 from shared.jobs import SCHEMA_VERSION
 from shared.shards import Claim
-from workers import retry
 from workers.host import Draining, Host, host
 from workers.lease import Heartbeat
+from workers.patience import patiently
 from workers.shard import ShardRun
 
 log = logging.getLogger(__name__)
 UNKNOWN_VERSION_DELAY_S = 60.0
-T = TypeVar("T")
 
 
 def work(app: Celery, run: str, shard: str, version: int, tell: Callable[[str], None]) -> str:
@@ -53,21 +50,6 @@ def _run(here: Host, claim: Claim, tell: Callable[[str], None]) -> str:
         patiently(lambda: here.ledger.release(claim))
         return f"handed back: {reason}"
     return "done"
-
-
-def patiently(call: Callable[[], T], check: Callable[[], None] = lambda: None) -> T:
-    """Broker or storage away: wait in place, with backoff, until they answer or `check` raises."""
-    tries = 0
-    while True:
-        try:
-            return call()
-        except Unreachable as error:
-            log.warning("waiting: %s", error)
-            action = retry.decide(error, 1, tries)
-        check()
-        assert isinstance(action, retry.Retry)
-        time.sleep(action.delay_s)
-        tries += 1
 
 
 def _dispatch(here: Host, app: Celery) -> None:
