@@ -1,48 +1,16 @@
 """The models that a worker holds: loaded once, the least recently used leave when memory is short."""
 
-import importlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
 
 import torch
 
 from shared import catalog
 from shared.errors import ModelError
-from shared.schedulers import SCHEDULERS
+from workers.loaded import Loaded
 
 log = logging.getLogger(__name__)
-TEXTS_KEPT = 4096
-
-
-@dataclass
-class Loaded:
-    """A model on a device, and the texts that it has encoded."""
-
-    name: str
-    identity: str
-    device: torch.device
-    pipeline: Any
-    size_bytes: int
-    scheduler_config: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.encode = lru_cache(TEXTS_KEPT)(self._encode)
-
-    @torch.inference_mode()
-    def _encode(self, text: str) -> torch.Tensor:
-        """(1, tokens, width). One text at a time, so that its neighbours cannot change it by rounding."""
-        embeds, _ = self.pipeline.encode_prompt(text, self.device, 1, False)
-        return embeds
-
-    def scheduler(self, name: str) -> Any:
-        """A fresh scheduler: they keep state, and one batch must not see another's."""
-        chosen = SCHEDULERS[name]
-        scheduler_class = getattr(importlib.import_module("diffusers"), chosen.class_name)
-        return scheduler_class.from_config(self.scheduler_config, **chosen.config)
 
 
 class Models:

@@ -7,7 +7,7 @@ from diffusers import StableDiffusionPipeline
 
 from shared import catalog
 from shared.errors import ModelError
-from workers.models import Loaded
+from workers.loaded import Loaded
 
 diffusers.logging.disable_progress_bar()  # this is a service: its log is read by programs
 transformers.logging.disable_progress_bar()

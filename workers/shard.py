@@ -17,7 +17,7 @@ from workers import batches, device, retry
 from workers.batches import Item
 from workers.host import Draining, Host
 from workers.lease import Heartbeat
-from workers.models import Loaded
+from workers.loaded import Loaded
 from workers.pipelines.runners import RUNNERS
 from workers.uploads import Uploads
 

@@ -19,7 +19,7 @@ from shared.images import Pixels
 from shared.store import Store
 from workers import gate
 from workers.batches import Item
-from workers.models import Loaded
+from workers.loaded import Loaded
 from workers.patience import patiently
 
 THREADS = 4

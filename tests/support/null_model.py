@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from workers import models
-from workers.models import Loaded
+from workers.loaded import Loaded
 from workers.pipelines import runners
 
 

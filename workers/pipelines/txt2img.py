@@ -7,7 +7,7 @@ import torch
 
 from shared.images import Pixels
 from workers.batches import Item
-from workers.models import Loaded
+from workers.loaded import Loaded
 
 
 @torch.inference_mode()
