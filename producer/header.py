@@ -1,6 +1,7 @@
 """Line 1 of a file: which column is what."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from producer.columns import ALIASES, IGNORED, NAMES, plain
 from producer.faults import Problem, did_you_mean, shown
@@ -18,7 +19,7 @@ class Header:
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property  # it is asked for in every row
     def kept(self) -> dict[str, int]:
         """Columns that go with the row: all but those that pixelmill wrote into failed.csv."""
         return {name: i for i, name in enumerate(self.names) if plain(name) not in IGNORED}
