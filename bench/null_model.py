@@ -12,7 +12,7 @@ from shared import catalog
 from shared.images import Pixels
 from workers import models
 from workers.batches import Item
-from workers.models import Loaded
+from workers.loaded import Loaded
 from workers.pipelines import runners
 
 
