@@ -5,6 +5,8 @@ import json
 import sys
 from typing import Any
 
+from kombu.exceptions import OperationalError
+
 from producer import follow, rows
 from producer.download import download
 from producer.rows import ReadOptions, Report
@@ -18,6 +20,8 @@ FAULTS_SHOWN = 1000
 
 def produce(arguments: argparse.Namespace) -> int:
     """The whole way of a file; the exit code."""
+    if arguments.no_wait and arguments.download:
+        raise UsageError("--download waits for the run's end, --no-wait does not: leave one of them out")
     known = settings.load()
     options = ReadOptions(salt=arguments.seed_salt, limit=arguments.limit, fills=dict(arguments.set))
     request = Request(arguments.csv, options, arguments.run, arguments.skip_bad, arguments.reuse)
@@ -26,12 +30,15 @@ def produce(arguments: argparse.Namespace) -> int:
     _show_report(report)
     _refuse_faults(report, request.skip_bad)
     if arguments.dry_run:
-        return _show_plan(report, arguments.json)
+        _show_plan(report, arguments.json)
+        return 0
     session = open_session(start=True)
     submitted = Submission(request, report, models, session.ledger, session.store).submit()
-    dispatch.tick(session.ledger, session.store, session.app)
+    _send(session)
     _say(_submitted_text(submitted, report), arguments.json)
     if arguments.no_wait:
+        if arguments.json:
+            print(json.dumps({"run": submitted.run, "joined": submitted.joined}))
         return 0
     code = watch(session, submitted.run, arguments.json)
     if arguments.download is not None:
@@ -76,14 +83,21 @@ def _refuse_faults(report: Report, skip_bad: bool) -> None:
         raise UsageError("nothing was submitted: the file has no good row")
 
 
-def _show_plan(report: Report, as_json: bool) -> int:
+def _send(session: Session) -> None:
+    """Begin at once; if it fails, a supervisor does it a moment later."""
+    try:
+        dispatch.tick(session.ledger, session.store, session.app)
+    except OperationalError as error:
+        print(f"warning: the first shards wait for a supervisor: {error}", file=sys.stderr)
+
+
+def _show_plan(report: Report, as_json: bool) -> None:
     plan = {"rows": report.read, "good": report.rows, "skipped": report.read - report.rows, "images": report.images}
     if as_json:
         print(json.dumps(plan))
     else:
         models = ", ".join(sorted(report.models))
         print(f"{plan['good']:,} of {plan['rows']:,} rows would make {plan['images']:,} images with {models}")
-    return 0 if plan["skipped"] == 0 else 1
 
 
 def _submitted_text(submitted: Submitted, report: Report) -> str:

@@ -42,19 +42,19 @@ def retry_failed(ledger: Ledger, store: Store, run: str) -> int:
 
 
 def done_rows(store: Store, run: str, last_row: int) -> tuple[bytearray, int]:
-    """The bitmap of rows that are done, and how many images are stored."""
+    """The bitmap of rows that are done, and how many images they have."""
     states: dict[int, str] = {}
     done, images = bytearray(last_row // 8 + 1), 0
     for entry in store.list(keys.results(run)):
         states.clear()
-        for raw in store.lines(entry.key):
-            line = json.loads(raw)
-            images += line["state"] == "done"
+        lines = [json.loads(raw) for raw in store.lines(entry.key)]
+        for line in lines:
             if states.get(line["row"], "done") == "done":
                 states[line["row"]] = line["state"]
-        for row, state in states.items():
-            if state == "done":
-                done[row // 8] |= 0x80 >> row % 8
+        for line in lines:
+            if states[line["row"]] == "done":
+                done[line["row"] // 8] |= 0x80 >> line["row"] % 8
+                images += 1
     return done, images
 
 
@@ -77,7 +77,7 @@ def open_shards(store: Store, run: str, is_open: Callable[[int], bool]) -> Itera
 def _next_try(shard: Shard, rows: list[int], todo: tuple[int, ...], newest: int | None) -> Shard:
     if newest is None and len(todo) == len(rows):
         return shard
-    return replace(shard, name=f"{shard.name}.{(newest or 0) + 1}", count=len(todo), only=todo)
+    return replace(shard, name=f"{shard.name}.{(newest or 0) + 1}", count=len(todo), only=todo, look=True)
 
 
 def _bit(bits: bytearray, row: int) -> int:

@@ -45,13 +45,14 @@ class Submitted:
 
 
 def run_hash(report: Report, options: ReadOptions, catalog: Catalog) -> str:
-    """What a run is made from: file bytes, run-level defaults, model identities. Equal hashes are equal runs."""
+    """What a run is made from: file bytes, run-level defaults, models and their defaults; equal for equal runs."""
+    models = {name: catalog.models[name] for name in report.models}
     value = {
         "file": report.file_sha256,
         "fills": dict(options.fills),
         "limit": options.limit,
         "salt": options.salt,
-        "models": {name: catalog.models[name].identity for name in sorted(report.models)},
+        "models": {name: [model.identity, model.defaults.model_dump()] for name, model in models.items()},
         "schema": jobs.SCHEMA_VERSION,
     }
     return hashlib.sha256(jobs.canonical_json(value).encode()).hexdigest()
@@ -113,7 +114,7 @@ class Submission:
                 copied = [earlier.copy(row, self.run) for row in shard.rows] if earlier else [False]
                 part = parts.parts
                 parts.add(shard, look=any(copied))
-                if parts.parts > part:
+                if earlier or parts.parts > part:
                     lock.reacquire()
             parts.close()
             return self._about(parts), earlier.copied if earlier else 0

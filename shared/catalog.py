@@ -3,11 +3,12 @@
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import ModelError
+from shared.schedulers import SCHEDULERS
 
 BUILT_IN = Path(__file__).with_name("models.toml")
 
@@ -29,8 +30,8 @@ class Defaults(BaseModel):
 
     width: int = 512
     height: int = 512
-    num_inference_steps: int = 25
-    guidance_scale: float = 7.5
+    num_inference_steps: int = Field(25, ge=1, le=1000)
+    guidance_scale: float = Field(7.5, ge=0, le=100)
     scheduler: str = "dpmpp_2m_karras"
 
 
@@ -45,6 +46,21 @@ class Model(BaseModel):
     identity: str = Field(pattern=r"^[0-9a-f]{64}$")
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _can_make_its_own_defaults(self) -> Self:
+        if self.defaults.scheduler not in SCHEDULERS:
+            raise ValueError(
+                f"defaults.scheduler: found {self.defaults.scheduler!r}; expected one of {list(SCHEDULERS)}"
+            )
+        for name in ("width", "height"):
+            size, limits = getattr(self.defaults, name), self.limits
+            if not limits.min_size <= size <= limits.max_size or size % limits.multiple_of:
+                raise ValueError(
+                    f"defaults.{name}: found {size}; expected a multiple of {limits.multiple_of} "
+                    f"from {limits.min_size} to {limits.max_size} (its limits)"
+                )
+        return self
 
 
 class Catalog(BaseModel):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from shared import keys, results, sheet
+from shared.errors import PixelmillError
 from shared.runs import Ledger
 from shared.store import JSON_LINES, Store
 
+log = logging.getLogger(__name__)
 LOCK_LEASE_S = 120.0
 ERROR_COLUMNS = ("error_type", "error", "attempts")
 Line = dict[str, Any]
@@ -23,13 +26,22 @@ Line = dict[str, Any]
 def tick(ledger: Ledger, store: Store) -> None:
     """Finish every run that waits for it, unless somebody else is at it."""
     for run in ledger.finishing():
-        with ledger.lock(f"finish:{run}", LOCK_LEASE_S) as lock:
-            if lock is None:
-                continue
-            about = store.get(keys.description(run))
-            if about is not None:  # else it was removed meanwhile
-                finish(store, json.loads(about), lock.reacquire)
-            ledger.end(run)
+        try:
+            _finish_alone(ledger, store, run)
+        except PixelmillError:
+            raise
+        except Exception:
+            log.exception("run %s: its end files cannot be written; the other runs go on", run)
+
+
+def _finish_alone(ledger: Ledger, store: Store, run: str) -> None:
+    with ledger.lock(f"finish:{run}", LOCK_LEASE_S) as lock:
+        if lock is None:
+            return
+        about = store.get(keys.description(run))
+        if about is not None:  # else it was removed meanwhile
+            finish(store, json.loads(about), lock.reacquire)
+        ledger.end(run)
 
 
 def finish(store: Store, about: dict[str, Any], keep_lock: Callable[[], object]) -> None:
@@ -37,13 +49,14 @@ def finish(store: Store, about: dict[str, Any], keep_lock: Callable[[], object])
     run = about["run"]
     with tempfile.TemporaryDirectory(prefix="pixelmill-") as folder, closing(_open(Path(folder))) as table:
         _collect(store, run, table, keep_lock)
-        _attach_cells(store, run, about["seed_column"], table)
+        _attach_cells(store, about, table)
         _write(store, run, "manifest.jsonl", (dump(line) for line in _lines(table)))
         _write(store, run, "metadata.jsonl", (dump(m) for m in map(_metadata, _lines(table, "done"))))
         keep_lock()
         _write(store, run, "failed.csv", _failed_csv(about["header"], about["seed_column"], table))
         summary = _summary(about, table)
-        page = sheet.page(about, summary, _sheet_lines(table), lambda key: store.get(keys.end_file(run, key)))
+        total = table.execute("select count(*) from lines").fetchone()[0]
+        page = sheet.page(about, summary, total, _sheet_lines(table), lambda key: store.get(keys.end_file(run, key)))
         store.replace(keys.end_file(run, "index.html"), page.encode(), "text/html; charset=utf-8")
         store.replace(keys.end_file(run, "summary.json"), dump(summary), "application/json")
 
@@ -85,17 +98,18 @@ def _record(raw: bytes, rank: int) -> tuple[int, int, str, int, str]:
     return line["row"], line["n"], line["state"], rank + done_first, raw.decode()
 
 
-def _attach_cells(store: Store, run: str, seed: str, table: sqlite3.Connection) -> None:
+def _attach_cells(store: Store, about: dict[str, Any], table: sqlite3.Connection) -> None:
     """The original cells of every row that is not done: from the job parts, and of rows left out, rejected.jsonl."""
-    for raw in store.lines(keys.rejected(run)):
+    run, seed = about["run"], about["seed_column"]
+    for raw in store.lines(keys.rejected(run)) if about["rows_skipped"] else ():
         row = json.loads(raw)
         error = "; ".join(row["faults"])
         table.execute("insert into bad values (?, ?, 'BadRow', ?, 0)", (row["row"], json.dumps(row["cells"]), error))
     if table.execute("select 1 from lines where state != 'done' limit 1").fetchone() is None:
         return
     failed = "select line from lines where row = ? and state != 'done' limit 1"
-    for part in store.list(keys.part_prefix(run)):
-        for raw in store.lines(part.key):
+    for number in range(about["parts"]):
+        for raw in store.lines(keys.part(run, number)):
             row = json.loads(raw)
             for (line,) in table.execute(failed, (row["row"],)):
                 table.execute("insert into bad values (?, ?, ?, ?, ?)", _bad(row, json.loads(line), seed))

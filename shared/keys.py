@@ -20,10 +20,6 @@ def part(run: str, number: int) -> str:
     return f"runs/{run}/jobs/{number:04d}.jsonl"
 
 
-def part_prefix(run: str) -> str:
-    return f"runs/{run}/jobs/"
-
-
 def image(run: str, name: str) -> str:
     return f"runs/{run}/images/{name}"
 

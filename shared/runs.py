@@ -250,6 +250,8 @@ class Ledger:
             raise _unreachable(error) from error
         try:
             yield lock if taken else None
+        except LockError as error:
+            raise Unreachable(f"the lock on {name} ran out before the work was done; start again") from error
         finally:
             if taken:
                 _let_go(lock)

@@ -1,8 +1,9 @@
 """All settings in one value, read from `PIXELMILL_*`; the same in the local stack, in compose and in a fleet."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import UsageError
@@ -37,6 +38,14 @@ class Settings(BaseSettings):
     max_prompt_chars: int = Field(10_000, ge=1)
     max_images_per_row: int = Field(64, ge=1)
 
+    @model_validator(mode="after")
+    def _beats_before_the_lease_ends(self) -> Self:
+        if self.heartbeat_s * 2 > self.lease_s:
+            raise ValueError(
+                f"heartbeat_s is {self.heartbeat_s:g}; expected at most half of lease_s ({self.lease_s:g})"
+            )
+        return self
+
 
 def load() -> Settings:
     """Settings from the environment. Raises UsageError that names the variable at fault."""
@@ -44,5 +53,7 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # several settings together; the input would show all of them
+            raise UsageError(f"settings PIXELMILL_*: {first['msg']}") from None
         name = "PIXELMILL_" + "_".join(str(part) for part in first["loc"]).upper()
         raise UsageError(f"setting {name}: found {first['input']!r}: {first['msg']}") from error

@@ -15,12 +15,17 @@ PAGE = Path(__file__).with_name("sheet.html")
 
 
 def page(
-    about: dict[str, Any], summary: dict[str, Any], lines: list[dict[str, Any]], read: Callable[[str], bytes | None]
+    about: dict[str, Any],
+    summary: dict[str, Any],
+    total: int,
+    lines: list[dict[str, Any]],
+    read: Callable[[str], bytes | None],
 ) -> str:
-    """The whole page. `lines` are manifest lines, failures first; `read` fetches a sprite by its key in the run."""
+    """The whole page. `lines`: of `total` manifest lines, the first, failures before all; `read` fetches a sprite."""
     counts = summary["counts"]
-    left_out = max(0, counts["images"] + counts["failed"] + counts["dead"] - len(lines))
-    more = f"{left_out:,} more pictures are in images/; this page shows the first {MOST_IMAGES:,}." if left_out else ""
+    more = (
+        f"This page shows {len(lines):,} of {total:,} images; all are in manifest.jsonl." if total > len(lines) else ""
+    )
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
         run=escape(about["run"]),
         counts=" · ".join(f"{counts[name]:,} {name}" for name in counts if counts[name]),

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 from uuid import uuid4
@@ -18,6 +19,7 @@ from shared.settings import Settings
 log = logging.getLogger(__name__)
 JSON_LINES = "application/x-ndjson"
 PROBE_WRITERS = 8
+NOT_IMPLEMENTED = 501  # how some storages answer If-None-Match
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Store:
     def get(self, key: str) -> bytes | None:
         """The whole object, or None."""
         try:
-            body: bytes = self._call("get_object", Key=key)["Body"].read()
+            with self._answering():
+                body: bytes = self._call("get_object", Key=key)["Body"].read()
         except ClientError as error:
             _raise_unless_absent(error)
             return None
@@ -72,7 +75,8 @@ class Store:
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`."""
         span = f"bytes={offset}-{offset + length - 1}"
-        body: bytes = self._call("get_object", Key=key, Range=span)["Body"].read()
+        with self._answering():
+            body: bytes = self._call("get_object", Key=key, Range=span)["Body"].read()
         return body
 
     def lines(self, key: str) -> Iterator[bytes]:
@@ -82,12 +86,14 @@ class Store:
         except ClientError as error:
             _raise_unless_absent(error)
             return
-        yield from body.iter_lines(chunk_size=1 << 16)
+        with self._answering():
+            yield from body.iter_lines(chunk_size=1 << 16)
 
     def fetch(self, key: str, file: IO[bytes]) -> None:
         """Copy an object into an open file, a megabyte at a time."""
-        for chunk in self._call("get_object", Key=key)["Body"].iter_chunks(1 << 20):
-            file.write(chunk)
+        with self._answering():
+            for chunk in self._call("get_object", Key=key)["Body"].iter_chunks(1 << 20):
+                file.write(chunk)
 
     def head(self, key: str) -> dict[str, str] | None:
         """The object's own metadata (what `put_new` was given), or None if there is no object."""
@@ -150,8 +156,7 @@ class Store:
         try:
             self._call("head_bucket")
         except ClientError as error:
-            if _status(error) != 404:
-                raise _refused(error, self.bucket, self.endpoint) from error
+            _raise_unless_absent(error)
             self._call("create_bucket")
 
     def enforces_conditions(self) -> bool:
@@ -180,13 +185,26 @@ class Store:
             self.delete(key)
 
     def _call(self, method: str, **arguments: Any) -> Any:
-        try:
+        with self._answering():
             return getattr(self._client, method)(Bucket=self.bucket, **arguments)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Whatever breaks between here and the storage is Unreachable; what the storage says is left to the caller."""
+        where = f"storage {self.endpoint or 'AWS S3'}"
+        try:
+            yield
         except BotoCoreError as error:
-            raise Unreachable(f"storage {self.endpoint or 'AWS S3'}: {error}") from error
+            raise Unreachable(f"{where}: {error}") from error
         except ClientError as error:
-            if _status(error) >= 500 or _code(error) in ("SlowDown", "RequestTimeout"):
-                raise Unreachable(f"storage {self.endpoint or 'AWS S3'}: {error}") from error
+            status = _status(error)
+            if status in (401, 403):
+                raise Unreachable(
+                    f"{where} refused bucket {self.bucket!r} ({_code(error)}); "
+                    "check PIXELMILL_S3_ACCESS_KEY, PIXELMILL_S3_SECRET_KEY and PIXELMILL_S3_BUCKET"
+                ) from error
+            if (status >= 500 and status != NOT_IMPLEMENTED) or _code(error) in ("SlowDown", "RequestTimeout"):
+                raise Unreachable(f"{where}: {error}") from error
             raise
 
 
@@ -221,10 +239,3 @@ def _code(error: ClientError) -> str:
 def _raise_unless_absent(error: ClientError) -> None:
     if _status(error) != 404:
         raise error
-
-
-def _refused(error: ClientError, bucket: str, endpoint: str) -> Unreachable:
-    return Unreachable(
-        f"storage {endpoint or 'AWS S3'} refused bucket {bucket!r} ({_code(error)}); "
-        "check PIXELMILL_S3_ACCESS_KEY, PIXELMILL_S3_SECRET_KEY and PIXELMILL_S3_BUCKET"
-    )

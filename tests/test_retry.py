@@ -53,7 +53,10 @@ rows_strategy = st.lists(st.tuples(st.sampled_from([64, 128]), st.integers(1, 5)
 @given(rows_strategy, st.integers(1, 9))
 def test_batches_hold_every_image_once_in_order_and_never_mix(sizes: list[tuple[int, int]], most: int) -> None:
     wanted = batches.items([row(i, width, images) for i, (width, images) in enumerate(sizes, 1)])
-    cut = batches.cut(wanted, most)
+    cut, rest = [], wanted
+    while rest:
+        cut.append(batches.first(rest, most))
+        rest = rest[len(cut[-1]) :]
     assert [item.key for batch in cut for item in batch] == [item.key for item in wanted]
     assert all(1 <= len(batch) <= most for batch in cut)
     assert all(len({batch_key(item.row.job) for item in batch}) == 1 for batch in cut)

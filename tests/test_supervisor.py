@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 from fleet import Fleet, wait_for
 
+from shared.errors import UsageError
 from shared.settings import Settings
 from workers.supervisor import device_names, visible
 
@@ -57,3 +59,14 @@ def test_a_host_without_a_graphics_card_is_known_without_torch(monkeypatch) -> N
     monkeypatch.setattr("workers.supervisor.CARDS", (str(Path("/nowhere")),))
     monkeypatch.setattr("workers.supervisor.subprocess.run", None)
     assert device_names(Settings()) == ["cpu"]
+
+
+@pytest.mark.parametrize("devices", ["gpu7", "cuda:x", "cpu,,cpu"])
+def test_a_device_that_cannot_be_is_refused_at_the_start(devices: str) -> None:
+    with pytest.raises(UsageError, match="PIXELMILL_DEVICES"):
+        device_names(Settings(devices=devices))
+
+
+def test_a_card_that_the_host_was_not_given_is_refused() -> None:
+    with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES gives 1 card"):
+        visible("1", "0")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from shared import jobs
 from shared.jobs import Row
@@ -34,19 +35,13 @@ def items(rows: Iterable[Row]) -> list[Item]:
     return [Item(row, n) for row in rows for n in range(row.job.num_images_per_prompt)]
 
 
-def cut(wanted: Sequence[Item], most: int) -> list[list[Item]]:
-    """Batches of at most `most` images, all of one compatibility key, in order.
+def first(wanted: Sequence[Item], most: int) -> list[Item]:
+    """The next batch: at most `most` images from the beginning, all of one compatibility key.
 
     A shard that resumes may lack some rows; nothing is padded, the shape of each batch is recorded with its images.
     """
-    batches: list[list[Item]] = []
-    for item in wanted:
-        fits = batches and len(batches[-1]) < most and _key(batches[-1][0]) == _key(item)
-        if fits:
-            batches[-1].append(item)
-        else:
-            batches.append([item])
-    return batches
+    key = _key(wanted[0])
+    return list(takewhile(lambda item: _key(item) == key, wanted[:most]))
 
 
 def halves(batch: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:

@@ -22,7 +22,7 @@ from workers.pipelines.runners import RUNNERS
 from workers.uploads import Uploads
 
 log = logging.getLogger(__name__)
-BROKEN_DEVICE_EXIT = 70  # the supervisor knows a device error by it
+BROKEN_DEVICE_EXIT = 70  # sysexits.h: an internal error
 Tell = Callable[[str], None]  # shows progress
 
 
@@ -46,6 +46,7 @@ class ShardRun:
         """
         tried_before = self.claim.token > 1 or self.tries > 0
         self.tries += 1
+        self.errors.clear()
         if tried_before and (written := self._written()):
             return self.host.ledger.commit(self.claim, written)
         self.rows = bury.rows_of(self.host.store, self.claim.run, self.claim.shard)
@@ -54,8 +55,10 @@ class ShardRun:
             wanted = batches.items(self.rows)
             todo = self._without_stored(wanted, uploads) if tried_before or self.claim.shard.look else wanted
             self.finished = len(wanted) - len(todo)
-            for batch in batches.cut(todo, self._most(todo)):
+            while todo:
+                batch = batches.first(todo, self._most(todo[0]))
                 self._render(batch, model, uploads)
+                todo = todo[len(batch) :]
             return self._commit(wanted, uploads)
 
     # --- making ---
@@ -70,13 +73,20 @@ class ShardRun:
         if isinstance(action, retry.Bury):
             self.errors |= dict.fromkeys((item.key for item in batch), (action.error_type, action.error))
         elif isinstance(action, retry.Quit):
-            log.error("the device does not answer any more; this process leaves")
-            os._exit(BROKEN_DEVICE_EXIT)
+            self._leave()
         else:
             pieces = batches.halves(batch) if isinstance(action, retry.Halve) else [[item] for item in batch]
             self._remember(batch, action)
             for piece in pieces:
                 self._render(piece, model, uploads)
+
+    def _leave(self) -> None:
+        """A new process may find the device usable again; the rows are not to blame."""
+        log.error("the device does not answer any more; this process ends")
+        reason = "its device failed; a new process tries again in a minute"
+        self.host.ledger.cannot_serve(self.host.name, self.claim.shard.model, reason)
+        self.host.ledger.release(self.claim)
+        os._exit(BROKEN_DEVICE_EXIT)
 
     def _try(self, batch: Sequence[Item], model: Loaded, uploads: Uploads) -> retry.Action | None:
         # The traceback keeps tensors alive (pytorch#18853): only the error's meaning may outlive this function.
@@ -125,8 +135,8 @@ class ShardRun:
 
     # --- memory ---
 
-    def _most(self, todo: Sequence[Item]) -> int:
-        return self.host.fits.get(_fit_key(todo[0]), self.host.settings.batch_images) if todo else 1
+    def _most(self, item: Item) -> int:
+        return self.host.fits.get(_fit_key(item), self.host.settings.batch_images)
 
     def _remember(self, batch: Sequence[Item], action: retry.Action) -> None:
         if isinstance(action, retry.Halve):
@@ -185,7 +195,7 @@ def outcome(lines: Sequence[dict[str, Any]]) -> Outcome:
         done=tuple(row for row in rows if row not in bad),
         failed=tuple(row for row, state in bad.items() if state == "failed"),
         dead=tuple(row for row, state in bad.items() if state == "dead"),
-        images=sum(line["state"] == "done" for line in lines),
+        images=sum(line["row"] not in bad for line in lines),
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from celery.exceptions import OperationalError as CeleryOperationalError
 from kombu.exceptions import OperationalError
 
 from shared import catalog, dispatch, finish, queue
-from shared.errors import PixelmillError
+from shared.errors import PixelmillError, UsageError
 from shared.runs import Ledger
 from shared.settings import Settings
 from shared.store import Store
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.2
 FINISH_EVERY_S = 0.5
 RESTART_AFTER_S = 1.0
-GRACE_S = 60.0  # a worker that is asked to stop ends its batch and hands its shard back
+GRACE_S = 25.0  # a worker that is asked to stop ends its batch and hands its shard back
+DEVICE_NAME = re.compile(r"cpu|mps|cuda(:\d+)?")
 CARDS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 COUNT = "import torch; print(torch.cuda.device_count(), int(torch.backends.mps.is_available()))"
 
@@ -34,7 +36,11 @@ COUNT = "import torch; print(torch.cuda.device_count(), int(torch.backends.mps.i
 def device_names(settings: Settings) -> list[str]:
     """What to start a worker for: the setting, else every CUDA device, else MPS, else the CPU."""
     if settings.devices:
-        return [name.strip() for name in settings.devices.split(",") if name.strip()]
+        names = [name.strip() for name in settings.devices.split(",")]
+        for name in names:
+            if not DEVICE_NAME.fullmatch(name):
+                raise UsageError(f"PIXELMILL_DEVICES: found {name!r}; expected names such as cuda:0, mps or cpu")
+        return names
     if sys.platform == "linux" and not any(map(os.path.exists, CARDS)):
         return ["cpu"]  # without torch's two seconds or more
     # Asked in a process of its own: the supervisor must hold neither torch nor a CUDA context.
@@ -45,7 +51,14 @@ def device_names(settings: Settings) -> list[str]:
 
 def visible(index: str, given: str | None) -> str:
     """CUDA_VISIBLE_DEVICES of one worker: its card among those that this host was given."""
-    return given.split(",")[int(index)].strip() if given else index
+    if not given:
+        return index
+    cards = [card.strip() for card in given.split(",")]
+    if int(index) >= len(cards):
+        raise UsageError(
+            f"PIXELMILL_DEVICES: found cuda:{index}; CUDA_VISIBLE_DEVICES gives {len(cards)} card(s): {given}"
+        )
+    return cards[int(index)]
 
 
 class Worker:

@@ -29,12 +29,10 @@ def work(app: Celery, run: str, shard: str, version: int, tell: Callable[[str], 
     claim = patiently(lambda: here.ledger.claim(run, shard, here.name))
     if isinstance(claim, str):
         return f"not claimed: {claim}"
-    ending = _run(here, claim, tell)
-    _dispatch(here, app)
-    return ending
+    return _run(here, app, claim, tell)
 
 
-def _run(here: Host, claim: Claim, tell: Callable[[str], None]) -> str:
+def _run(here: Host, app: Celery, claim: Claim, tell: Callable[[str], None]) -> str:
     try:
         with Heartbeat(here.ledger, claim) as beat:
             patiently(ShardRun(here, claim, beat, tell).run, beat.check)
@@ -43,12 +41,13 @@ def _run(here: Host, claim: Claim, tell: Callable[[str], None]) -> str:
         return "handed back: this worker is asked to stop"
     except LeaseLost as error:
         return f"stopped: {error}"
-    except ModelError as error:
-        reason = str(error)
-        log.error("%s", reason)
+    except Exception as error:  # not the rows' fault: a model that does not load, a storage that refuses, a bug
+        log.exception("shard %s of run %s is handed back", claim.shard.name, claim.run)
+        reason = str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
         patiently(lambda: here.ledger.cannot_serve(here.name, claim.shard.model, reason))
         patiently(lambda: here.ledger.release(claim))
         return f"handed back: {reason}"
+    _dispatch(here, app)
     return "done"
 
 
