@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch.nn import functional as F
 
 from workers.demo.config import Autoencoder
 from workers.demo.data import Pictures
@@ -55,9 +54,12 @@ class Task:
         return error.abs().mean() + 2 * error.square().mean() + 0.01 * moments + self.config.kl * posterior.kl().mean()
 
     def _crops(self, rng: np.random.Generator) -> np.ndarray:
-        images, side = self.pictures.images, min(self.config.crop, self.pictures.images.shape[1])
-        picks = rng.integers(len(images), size=self.config.batch_size)
-        ys, xs = rng.integers(images.shape[1] - side + 1, size=(2, len(picks)))
+        """Whole pictures in every other batch, else as many pixels in crops: more edges, less plain ground."""
+        images, whole = self.pictures.images, self.pictures.images.shape[1]
+        side = whole if rng.random() < 0.5 else min(self.config.crop, whole)
+        count = max(1, self.config.batch_size * self.config.crop**2 // side**2)
+        picks = rng.integers(len(images), size=count)
+        ys, xs = rng.integers(whole - side + 1, size=(2, count))
         return np.stack([images[i, y : y + side, x : x + side] for i, y, x in zip(picks, ys, xs, strict=True)])
 
 
@@ -82,6 +84,6 @@ def decode(model: AutoencoderKL, latents: torch.Tensor, batch_size: int = 64) ->
     return np.concatenate([to_images(model.decode(part).sample) for part in latents.split(batch_size)])
 
 
-def sharpen_statistics(model: AutoencoderKL, latents: torch.Tensor) -> None:
+def set_scaling(model: AutoencoderKL, latents: torch.Tensor) -> None:
     """Set the scaling factor that gives latents a deviation of 1."""
     model.register_to_config(scaling_factor=float(1 / latents[:2048].std()))

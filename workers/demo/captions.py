@@ -4,7 +4,11 @@ import numpy as np
 
 from workers.demo.scenes import Scene
 
-SIZE_WORDS = {"small": ("small", "little", "tiny"), "medium": ("medium", "medium-sized", ""), "large": ("large", "big", "huge")}
+SIZE_WORDS = {
+    "small": ("small", "little", "tiny"),
+    "medium": ("medium", "medium-sized", ""),
+    "large": ("large", "big", "huge"),
+}
 PLACE_WORDS = {
     "top left": ("in the top left corner", "in the upper left corner", "at the top left"),
     "top": ("at the top", "near the top", "in the upper part"),
@@ -19,7 +23,6 @@ PLACE_WORDS = {
 PATTERN_WORDS = {
     "stripes": ("{accent} stripes", "{way} {accent} stripes"),
     "dots": ("{accent} dots", "{accent} polka dots", "{accent} spots"),
-    "grid": ("a {accent} grid", "{accent} grid lines"),
 }
 TEMPLATES = (
     "a {size} {color} {shape} {place} on a {background} background{pattern}",

@@ -1,9 +1,7 @@
 """Pictures and captions to learn from: synthetic scenes, or a folder of captioned images."""
 
 import json
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +9,6 @@ from PIL import Image, ImageOps
 
 from workers.demo import captions, scenes
 from workers.demo.config import Config, ConfigError, Data
-
-CHUNK = 500  # scenes drawn by one task
 
 
 @dataclass(frozen=True)
@@ -29,31 +25,19 @@ class Pictures:
 def load(config: Config) -> Pictures:
     if config.data.folder is not None:
         return _read_folder(config.data.folder, config.data.size)
-    return _draw(config.data, config.seed)
+    return draw(config.data, config.seed)
 
 
-def _draw(data: Data, seed: int) -> Pictures:
+def draw(data: Data, seed: int) -> Pictures:
     """Scene i depends on the seed and i alone, so a resumed run draws the same pictures."""
-    starts = range(0, data.scenes, CHUNK)
-    tasks = [(seed, start, min(CHUNK, data.scenes - start), data.size, data.captions_per_scene) for start in starts]
-    if len(tasks) == 1:
-        parts = [_draw_chunk(tasks[0])]
-    else:
-        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            parts = list(pool.map(_draw_chunk, tasks))
-    return Pictures(np.concatenate([images for images, _ in parts]), [texts for _, chunk in parts for texts in chunk])
-
-
-def _draw_chunk(task: tuple[int, int, int, int, int]) -> tuple[np.ndarray, list[list[str]]]:
-    seed, start, count, size, variants = task
-    images = np.empty((count, size, size, 3), np.uint8)
+    images = np.empty((data.scenes, data.size, data.size, 3), np.uint8)
     texts = []
-    for i in range(count):
-        rng = np.random.default_rng([seed, start + i])
+    for i, image in enumerate(images):
+        rng = np.random.default_rng([seed, i])
         scene = scenes.sample(rng)
-        images[i] = scenes.render(scene, size)
-        texts.append([captions.caption(scene, rng) for _ in range(variants)])
-    return images, texts
+        image[:] = scenes.render(scene, data.size)
+        texts.append([captions.caption(scene, rng) for _ in range(data.captions_per_scene)])
+    return Pictures(images, texts)
 
 
 def _read_folder(folder: Path, size: int) -> Pictures:

@@ -30,8 +30,8 @@ PLACES = {
     "bottom": (0, 1),
     "bottom right": (1, 1),
 }
-PATTERNS = ("plain", "stripes", "dots", "grid")
-PATTERN_SHARE = 0.35  # of the scenes, the others have a plain background
+PATTERNS = ("plain", "stripes", "dots")
+PATTERN_SHARE = 0.3  # of the scenes, the others have a plain background
 MARGIN = 0.045  # free border around the object, as a share of the side
 OVERSAMPLE = 4  # drawn this much larger, then averaged down
 PERIODS = (3, 4)  # how often a pattern repeats across the picture
@@ -57,7 +57,7 @@ class Scene:
 
 
 def is_held_out(shape: str, color: str, background: str) -> bool:
-    """True for the one in eight combinations that training never shows; each shape, color and background stays known."""
+    """True for the one in eight combinations that training never shows."""
     colors = list(COLORS)
     return (SHAPES.index(shape) + 3 * colors.index(color) + 5 * colors.index(background)) % 8 == 0
 
@@ -119,7 +119,9 @@ def silhouette(scene: Scene, size: int = 128) -> np.ndarray:
     """How much of each pixel the object covers: HxW uint8 in [0, 255]."""
     side = size * OVERSAMPLE
     canvas = Image.new("L", (side, side))
-    points = [(side * (scene.x + scene.radius * px), side * (scene.y + scene.radius * py)) for px, py in outline(scene.shape)]
+    points = [
+        (side * (scene.x + scene.radius * px), side * (scene.y + scene.radius * py)) for px, py in outline(scene.shape)
+    ]
     ImageDraw.Draw(canvas).polygon(points, fill=255)
     return np.asarray(canvas.reduce(OVERSAMPLE))
 
@@ -131,8 +133,6 @@ def _pattern(scene: Scene, size: int) -> np.ndarray:
     across, down = wave[None, :], wave[:, None]
     if scene.pattern == "stripes":
         cover = np.broadcast_to((across if scene.vertical else down) < 0.17, (len(steps), len(steps)))
-    elif scene.pattern == "grid":
-        cover = (across < 0.09) | (down < 0.09)
     else:
         cover = across**2 + down**2 < 0.27**2
     return np.asarray(Image.fromarray(cover.astype(np.uint8) * 255).reduce(OVERSAMPLE))
@@ -151,10 +151,7 @@ def _around(corners: int, start: float = -pi / 2, radii: tuple[float, ...] = (1.
 
 def _heart() -> list[tuple[float, float]]:
     turns = [2 * pi * i / 72 for i in range(72)]
-    return [
-        (sin(t) ** 3, -(13 * cos(t) - 5 * cos(2 * t) - 2 * cos(3 * t) - cos(4 * t)) / 16 - 0.12)
-        for t in turns
-    ]
+    return [(sin(t) ** 3, -(13 * cos(t) - 5 * cos(2 * t) - 2 * cos(3 * t) - cos(4 * t)) / 16 - 0.12) for t in turns]
 
 
 def _cross() -> list[tuple[float, float]]:
