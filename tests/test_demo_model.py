@@ -21,10 +21,12 @@ def test_no_pickle_is_among_them():
 @pytest.fixture(scope="module")
 def shares() -> dict[str, float]:
     """How often each property is right in twelve pictures, half of them of held-out combinations."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # two threads that wait for each other are far slower on a busy machine
     todo = cases(12)
     images = pictures(load(WEIGHTS, "default"), todo, Settings(batch_size=6))
     found = [is_right(case, judge(image)) for case, image in zip(todo, images, strict=True)]
+    torch.set_num_threads(threads)
     return {name: float(np.mean([row[name] for row in found])) for name in found[0]}
 
 
