@@ -15,12 +15,14 @@ class Scheduler:
 
 
 KARRAS: dict[str, object] = {"use_karras_sigmas": True}
+# These two clip to [-1, 1] unless told otherwise: right for pixels, ruinous for latents.
+UNCLIPPED: dict[str, object] = {"clip_sample": False}
 SCHEDULERS = {
     "euler": Scheduler("EulerDiscreteScheduler", "Euler"),
     "euler_karras": Scheduler("EulerDiscreteScheduler", "Euler", "Karras", KARRAS),
     "euler_a": Scheduler("EulerAncestralDiscreteScheduler", "Euler a"),
-    "ddim": Scheduler("DDIMScheduler", "DDIM"),
-    "ddpm": Scheduler("DDPMScheduler", "DDPM"),
+    "ddim": Scheduler("DDIMScheduler", "DDIM", config=UNCLIPPED | {"set_alpha_to_one": False}),
+    "ddpm": Scheduler("DDPMScheduler", "DDPM", config=UNCLIPPED),
     "dpmpp_2m": Scheduler("DPMSolverMultistepScheduler", "DPM++ 2M"),
     "dpmpp_2m_karras": Scheduler("DPMSolverMultistepScheduler", "DPM++ 2M", "Karras", KARRAS),
     "unipc": Scheduler("UniPCMultistepScheduler", "UniPC"),

@@ -115,3 +115,8 @@ def test_guidance_may_differ_between_the_rows_of_a_batch(models: Models) -> None
     assert np.array_equal(mixed[0], txt2img([low, low], model, lambda _: None)[0])
     assert np.array_equal(mixed[1], txt2img([high, high], model, lambda _: None)[0])
     assert not np.array_equal(mixed[0], mixed[1])
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])
+def test_no_scheduler_clips_latents(models: Models, scheduler: str) -> None:
+    assert models.get("demo-shapes").scheduler(scheduler).config.clip_sample is False
