@@ -29,27 +29,28 @@ def main() -> int:
     if unknown := [name for name in arguments.parts if name not in PARTS]:
         parser.error(f"unknown part {unknown[0]!r}; expected {', '.join(PARTS)}")
     print("\n".join(machine.describe()), flush=True)
+    parts: dict[str, Part] = {}
+    code = measure(arguments.parts or list(PARTS), arguments.quick, parts)
+    if parts:
+        report(parts, arguments.quick)
+    return code
+
+
+def measure(names: list[str], quick: bool, parts: dict[str, Part]) -> int:
+    """One part after another, in one stack; what was measured before one fails is kept. The exit code."""
     try:
-        parts = measure(arguments.parts or list(PARTS), arguments.quick)
+        with Site(quick) as site:
+            for name in names:
+                start = time.monotonic()
+                print(f"{name} ...", file=sys.stderr, flush=True)
+                parts[name] = PARTS[name](site)
+                print(f"{name}: {time.monotonic() - start:.0f} s, load {machine.load()}", file=sys.stderr, flush=True)
     except PixelmillError as error:
         print(f"bench: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    report(parts, arguments.quick)
     return 0
-
-
-def measure(names: list[str], quick: bool) -> dict[str, Part]:
-    """One part after another, in one stack."""
-    parts = {}
-    with Site(quick) as site:
-        for name in names:
-            start = time.monotonic()
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            parts[name] = PARTS[name](site)
-            print(f"{name}: {time.monotonic() - start:.0f} s, load {machine.load()}", file=sys.stderr, flush=True)
-    return parts
 
 
 def report(parts: dict[str, Part], quick: bool) -> None:

@@ -43,12 +43,16 @@ def measure(site: Site) -> Part:
         path = prompts.write_plain(site.folder / "null.csv", rows, number)
         rate = rows / fleet.make(path, f"null-{number}")
         costs.append(effort.between(used, rows))
+        used = effort.seconds()
         puts.append((rate, bucket.puts_per_s(bodies, int(rows * PUTS_PER_ROW))))
+        costs.append(effort.between(used, int(rows * PUTS_PER_ROW)))
         loops.append((rate, bucket.loop_per_s(int(rows * LOOPS_PER_ROW))))
         stages = _stages(fleet, f"null-{number}")
         fleet.forget(f"null-{number}")
         bucket.empty()
-    return _part(puts, loops, [f"CPU of the system, ms per picture: {costs[-1]}", stages], mean(map(len, bodies)))
+    system, bare = costs[-2:]
+    profile = [f"CPU of the system, ms per picture: {system}", f"CPU of bare puts: {bare}", stages]
+    return _part(puts, loops, profile, mean(map(len, bodies)))
 
 
 def _part(puts: list[tuple[float, float]], loops: list[tuple[float, float]], profile: list[str], size: float) -> Part:
