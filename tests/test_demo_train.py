@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from workers.demo import export, loop
+from shared.catalog import identity
+from workers.demo import loop
 from workers.demo.config import ConfigError, load
 from workers.demo.train import main
 
@@ -113,7 +114,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
     # Then nothing differs
     whole, resumed = weights(trained), weights(out)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert export.identity(trained / "model") == export.identity(out / "model")
+    assert identity(trained / "model") == identity(out / "model")
     assert logged(trained) == logged(out)
 
 
@@ -160,11 +161,11 @@ def test_the_shipped_configuration_is_valid():
 
 def test_identity_changes_with_a_byte_and_with_a_name(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"1")
-    first = export.identity(tmp_path)
+    first = identity(tmp_path)
     (tmp_path / "a").write_bytes(b"2")
-    second = export.identity(tmp_path)
+    second = identity(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
-    assert len({first, second, export.identity(tmp_path)}) == 3
+    assert len({first, second, identity(tmp_path)}) == 3
 
 
 def test_the_learning_rate_warms_up_and_falls():
@@ -172,3 +173,23 @@ def test_the_learning_rate_warms_up_and_falls():
     rates = [loop.learning_rate(step, stage) for step in (0, stage.warmup_steps, stage.steps - 1)]
     assert rates[0] < rates[1] == stage.learning_rate
     assert rates[2] < 0.02 * stage.learning_rate
+
+
+def test_training_can_go_on_from_a_finished_model(trained: Path, tmp_path: Path):
+    config = tmp_path / "on.toml"
+    config.write_text(f'start_from = "{trained / "model"}"\n' + TINY.format(data="", steps=3))
+    out = tmp_path / "out"
+    assert main(["--config", str(config), "--out", str(out)]) == 0
+    assert {stage for stage, _ in logged(out)} == {"unet"}
+    before, after = weights(trained), weights(out)
+    assert {name: value.shape for name, value in before.items()} == {name: value.shape for name, value in after.items()}
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    coders = [folder / "model" / "vae" / "diffusion_pytorch_model.safetensors" for folder in (trained, out)]
+    assert coders[0].read_bytes() == coders[1].read_bytes()
+
+
+def test_a_folder_without_a_model_cannot_be_gone_on_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = tmp_path / "on.toml"
+    config.write_text(f'start_from = "{tmp_path}"\n' + TINY.format(data="", steps=3))
+    assert main(["--config", str(config), "--out", str(tmp_path / "out")]) == 2
+    assert "start_from" in capsys.readouterr().err

@@ -71,6 +71,8 @@ class Diffusion(Stage):
 class Config(_Section):
     seed: int = 0
     bf16: bool = True  # autocast while training
+    #: A finished model folder to go on from: only its UNet and text encoder learn; empty = from nothing.
+    start_from: Path | None = None
     data: Data = Data()
     autoencoder: Autoencoder
     text: Text

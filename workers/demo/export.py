@@ -1,6 +1,5 @@
-"""What training leaves behind: the model folder, its identity, the picture of its loss."""
+"""What training leaves behind: the model folder, the picture of its loss."""
 
-import hashlib
 import json
 from copy import deepcopy
 from pathlib import Path
@@ -38,13 +37,6 @@ def _load_in_full(config: Path) -> None:
     """Transformers loads in the type that the configuration names: name the one that every device computes in."""
     settings = json.loads(config.read_text())
     config.write_text(json.dumps(settings | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
-
-
-def identity(folder: Path) -> str:
-    """SHA-256 over a line "path, newline, SHA-256 of the file, newline" for every file, sorted by path."""
-    files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
-    lines = (f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n" for name, path in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def plot_loss(log: Path, picture: Path) -> None:

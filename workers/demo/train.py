@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from shared.catalog import identity
 from workers.demo import autoencoder, data, diffusion, export, loop, text
 from workers.demo.config import Config, ConfigError, load
 from workers.demo.data import Pictures
@@ -23,11 +24,16 @@ def train(config: Config, out: Path, progress: Progress) -> Path:
     place = loop.Place(out, config.seed, config.bf16, progress)
     progress.say("pictures: drawing" if config.data.folder is None else f"pictures: reading {config.data.folder}")
     pictures = data.load(config)
-    tokenizer = text.train_tokenizer(pictures.texts(), config.data, out / "tokenizer")
-    tokens = text.tokenize_all(tokenizer, pictures)
-    coder = train_autoencoder(config, pictures, place)
-    encoder = train_text(config, pictures, tokenizer, tokens, place)
-    denoiser = train_unet(config, pictures, tokenizer, tokens, coder, encoder, place)
+    if config.start_from is None:
+        tokenizer = text.train_tokenizer(pictures.texts(), config.data, out / "tokenizer")
+        tokens = text.tokenize_all(tokenizer, pictures)
+        coder = train_autoencoder(config, pictures, place)
+        encoder = train_text(config, pictures, tokenizer, tokens, place)
+        unet = new_unet(config, coder)
+    else:
+        tokenizer, coder, encoder, unet = finished(config.start_from, out)
+        tokens = text.tokenize_all(tokenizer, pictures)
+    denoiser = train_unet(config, pictures, tokenizer, tokens, coder, diffusion.Denoiser(unet, encoder), place)
     export.plot_loss(place.log, out / "loss.png")
     return export.save(denoiser, coder, tokenizer, out / "model")
 
@@ -50,21 +56,39 @@ def train_text(
     return model.text
 
 
+def new_unet(config: Config, coder: AutoencoderKL) -> UNet2DConditionModel:
+    torch.manual_seed(config.seed + 2)
+    size = config.data.size // 2 ** (len(config.autoencoder.channels) - 1)
+    return diffusion.build(config.diffusion, coder.config.latent_channels, size, config.text.width)
+
+
+def finished(folder: Path, out: Path) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTextModel, UNet2DConditionModel]:
+    """The parts of a model that was trained before. Raises ConfigError if there is none."""
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        shutil.copytree(folder / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
+        kinds = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "unet": UNet2DConditionModel}
+        parts = [
+            kind.from_pretrained(folder / name, local_files_only=True, dtype=torch.float32)
+            for name, kind in kinds.items()
+        ]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"start_from: {folder} holds no model that can be trained on: {error}") from error
+    return tokenizer, *parts
+
+
 def train_unet(
     config: Config,
     pictures: Pictures,
     tokenizer: CLIPTokenizer,
     tokens: torch.Tensor,
     coder: AutoencoderKL,
-    encoder: CLIPTextModel,
+    model: diffusion.Denoiser,
     place: loop.Place,
 ) -> diffusion.Denoiser:
-    torch.manual_seed(config.seed + 2)
     latents = encode_pictures(coder, pictures, place)
-    autoencoder.set_scaling(coder, latents)
-    size = latents.shape[-1]
-    unet = diffusion.build(config.diffusion, latents.shape[1], size, config.text.width)
-    model = diffusion.Denoiser(unet, encoder)
+    if config.start_from is None:  # else the UNet knows latents of the scale that its autoencoder names
+        autoencoder.set_scaling(coder, latents)
     empty = text.tokenize(tokenizer, [""])[0]
     task = diffusion.Task(config.diffusion, (latents * coder.config.scaling_factor).half(), tokens, empty, model)
     loop.run(
@@ -115,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{folder}\nidentity {export.identity(folder)}")
+    print(f"{folder}\nidentity {identity(folder)}")
     return 0
 
 
