@@ -5,11 +5,13 @@ import sys
 import time
 from collections.abc import Callable
 
+from bench import effort, loop, machine, scaling, storage, submit, table
 from bench import help as help_
-from bench import loop, machine, scaling, storage, submit, table
 from bench.site import Site
 from bench.table import Part
 from shared.errors import PixelmillError
+
+BUSY_CORES = 0.3  # that other programs use: more, and they show in the figures
 
 PARTS: dict[str, Callable[[Site], Part]] = {
     "help": help_.measure,
@@ -41,10 +43,13 @@ def measure(names: list[str], quick: bool, parts: dict[str, Part]) -> int:
     try:
         with Site(quick) as site:
             for name in names:
-                start = time.monotonic()
                 print(f"{name} ...", file=sys.stderr, flush=True)
+                start, others = time.monotonic(), effort.Others()
                 parts[name] = PARTS[name](site)
-                print(f"{name}: {time.monotonic() - start:.0f} s, load {machine.load()}", file=sys.stderr, flush=True)
+                took, busy = time.monotonic() - start, others.cores()
+                print(f"{name}: {took:.0f} s, load {machine.load()}", file=sys.stderr, flush=True)
+                if busy > BUSY_CORES:
+                    parts[name].notes.append(f"other programs used {busy:.1f} cores meanwhile: measure again")
     except PixelmillError as error:
         print(f"bench: {error}", file=sys.stderr)
         return error.exit_code
