@@ -1,6 +1,7 @@
 """`python -m bench [NAME ...] [--quick]`: measure, and print a table. A goal that is missed is no error."""
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.parts if name not in PARTS]:
         parser.error(f"unknown part {unknown[0]!r}; expected {', '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the stack and the workers end as well
     print("\n".join(machine.describe()), flush=True)
     parts: dict[str, Part] = {}
     code = measure(arguments.parts or list(PARTS), arguments.quick, parts)
