@@ -36,10 +36,10 @@ class Parts:
     def add(self, shard: PlannedShard, look: bool) -> None:
         """Append a shard. `look`: pictures of it may stand in the storage already."""
         offset = self._part.tell()
-        self._part.writelines(row.model_dump_json().encode() + b"\n" for row in shard.rows)
+        self._part.writelines(row.text.encode() + b"\n" for row in shard.rows)
         line = {
             "name": f"{self.shards:06d}",
-            "model": shard.rows[0].job.model,
+            "model": shard.rows[0].model,
             "part": self.parts,
             "offset": offset,
             "length": self._part.tell() - offset,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from shared.jobs import Row, batch_key
+from producer.entry import Entry
 
 LEAST_ROWS = 8  # per shard: fewer, and the way there costs more than the work
 WANTED_SHARDS = 32  # in a small file, so that every device of a small fleet gets some
@@ -16,11 +16,11 @@ class Shard:
     """Rows with one compatibility key, in the file's order."""
 
     key: tuple[Any, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[Entry, ...]
 
     @property
     def images(self) -> int:
-        return sum(row.job.num_images_per_prompt for row in self.rows)
+        return sum(row.images for row in self.rows)
 
 
 def shard_rows(total_rows: int, most: int) -> int:
@@ -28,15 +28,27 @@ def shard_rows(total_rows: int, most: int) -> int:
     return min(max(-(-total_rows // WANTED_SHARDS), LEAST_ROWS), most)
 
 
-def shards(rows: Iterable[Row], rows_per_shard: int, most_open_rows: int = MOST_OPEN_ROWS) -> Iterator[Shard]:
+def shards(rows: Iterable[Entry], rows_per_shard: int, most_open_rows: int = MOST_OPEN_ROWS) -> Iterator[Shard]:
     """Every row in exactly one shard of at most `rows_per_shard` rows and as many images; a row with more images than
     that is a shard by itself. The same rows give the same shards."""
     desk = _Desk(rows_per_shard)
     for row in rows:
-        yield from desk.add(row)
-        if desk.waiting > most_open_rows:
+        full = desk.add(row)
+        if full:
+            yield from full
+        elif desk.waiting > most_open_rows:
             yield from desk.clear(most_open_rows // 2)
-    yield from desk.close()
+    yield from desk.clear(0)
+
+
+class _Open:
+    """A shard that is being filled."""
+
+    __slots__ = ("images", "rows")
+
+    def __init__(self) -> None:
+        self.rows: list[Entry] = []
+        self.images = 0
 
 
 class _Desk:
@@ -45,33 +57,32 @@ class _Desk:
     def __init__(self, most_images: int) -> None:
         self.most_images = most_images
         self.waiting = 0  # rows
-        self._rows: dict[tuple[Any, ...], list[Row]] = {}
-        self._images: dict[tuple[Any, ...], int] = {}
+        self._open: dict[tuple[Any, ...], _Open] = {}
 
-    def add(self, row: Row) -> Iterator[Shard]:
-        key = batch_key(row.job)
-        images = row.job.num_images_per_prompt
-        if self._images.get(key, 0) + images > self.most_images and key in self._rows:
-            yield self._flush(key)
-        self._rows.setdefault(key, []).append(row)
-        self._images[key] = self._images.get(key, 0) + images
+    def add(self, row: Entry) -> list[Shard]:
+        """The shards that this row fills: one that has no room for it, one that ends with it."""
+        full = []
+        open_ = self._open.get(row.key)
+        if open_ is not None and open_.images + row.images > self.most_images:
+            full.append(self._close(row.key))
+            open_ = None
+        if open_ is None:
+            open_ = self._open[row.key] = _Open()
+        open_.rows.append(row)
+        open_.images += row.images
         self.waiting += 1
-        if self._images[key] >= self.most_images:
-            yield self._flush(key)
+        if open_.images >= self.most_images:
+            full.append(self._close(row.key))
+        return full
 
     def clear(self, waiting: int) -> Iterator[Shard]:
         """The largest shards first, until few rows wait: many at once, or every further row would search for one."""
-        for key in sorted(self._rows, key=lambda key: -len(self._rows[key])):
+        for key in sorted(self._open, key=lambda key: -len(self._open[key].rows)):
             if self.waiting <= waiting:
                 return
-            yield self._flush(key)
+            yield self._close(key)
 
-    def close(self) -> Iterator[Shard]:
-        for key in list(self._rows):
-            yield self._flush(key)
-
-    def _flush(self, key: tuple[Any, ...]) -> Shard:
-        rows = self._rows.pop(key)
-        del self._images[key]
+    def _close(self, key: tuple[Any, ...]) -> Shard:
+        rows = self._open.pop(key).rows
         self.waiting -= len(rows)
         return Shard(key, tuple(rows))

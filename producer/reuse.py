@@ -26,8 +26,9 @@ class Earlier:
         self._table = table
         self._pool = pool
 
-    def copy(self, row: Row, run: str) -> bool:
-        """Copy a row's images into another run; False if the earlier run does not have all of them."""
+    def copy(self, line: str, run: str) -> bool:
+        """Copy the images of a row (its JSON) into another run; False if the earlier run does not have all of them."""
+        row = Row.model_validate_json(line)
         query = "select key from images where job_id = ? order by n"
         found = [key for (key,) in self._table.execute(query, (bytes.fromhex(row.job_id),))]
         names = jobs.image_names(row)

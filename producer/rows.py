@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from producer import columns
+from producer.entry import Entry, Writer
 from producer.faults import Fault, did_you_mean
 from producer.header import Header, understand
 from producer.records import Lines, Record, records
 from producer.table import Draft, Rejected, Table
-from shared import jobs
 from shared.catalog import Catalog
 from shared.errors import UsageError
 from shared.settings import Settings
@@ -72,7 +72,7 @@ class Report:
 
     def count(self, good: Draft) -> None:
         self.rows += 1
-        self.images += good.template.job.num_images_per_prompt
+        self.images += good.template.images
         self.models.add(good.template.job.model)
 
 
@@ -99,32 +99,15 @@ def check(path: Path, options: ReadOptions, catalog: Catalog, settings: Settings
 
 def read(
     path: Path, options: ReadOptions, catalog: Catalog, settings: Settings, report: Report
-) -> Iterator[jobs.Row | Rejected]:
+) -> Iterator[Entry | Rejected]:
     """Every row once more, in the file's order. Raises UsageError, at the end, if the file is no longer the one of the
     report."""
     with _opened(path, options, catalog, settings) as file:
+        writer = Writer(file.header, options.salt)
         for item in file:
-            yield item if isinstance(item, Rejected) else _row(item, file.table, options.salt)
+            yield item if isinstance(item, Rejected) else writer.entry(item)
         if file.sha256() != report.file_sha256:
             raise UsageError(f"{path}: the file changed while it was read; leave it alone and start again")
-
-
-def _row(draft: Draft, table: Table, salt: str) -> jobs.Row:
-    template, prompt, negative_prompt = draft.template, draft.prompt, draft.negative_prompt
-    seed = draft.seed
-    if seed is None:  # the last image's seed must be one as well
-        last = jobs.SEED_LIMIT - template.job.num_images_per_prompt
-        seed = min(jobs.derived_seed(salt, draft.row, prompt), last)
-    return jobs.Row(
-        row=draft.row,
-        line=draft.line,
-        cells=table.original(draft.cells),
-        job=template.job.model_copy(update={"prompt": prompt, "negative_prompt": negative_prompt, "seed": seed}),
-        job_id=template.job_id(negative_prompt, prompt, seed),
-        filename=draft.filename,
-        custom_id=draft.custom_id,
-        metadata={name: draft.cells[index] for name, index in table.header.metadata.items()},
-    )
 
 
 class CsvFile:

@@ -111,7 +111,7 @@ class Submission:
         with Parts(self.store, self.run) as parts, reuse.earlier(self.store, self.request.reuse) as earlier:
             rows_per_shard = plan.shard_rows(self.report.rows, settings.shard_rows)
             for shard in plan.shards(self._rows(parts), rows_per_shard):
-                copied = [earlier.copy(row, self.run) for row in shard.rows] if earlier else [False]
+                copied = [earlier.copy(row.text, self.run) for row in shard.rows] if earlier else [False]
                 part = parts.parts
                 parts.add(shard, look=any(copied))
                 if earlier or parts.parts > part:

@@ -85,7 +85,7 @@ class Table:
         prompt, negative, seed, filename, custom_id = self._own(cells)
         default_prompt, default_negative, default_seed = self._fill
         template = self._template(self._settings(cells))
-        images = template.job.num_images_per_prompt
+        images = template.images
         reading = Reading(self._names, template.problems)
         read, most = reading.read, self.settings.max_prompt_chars
         draft = Draft(

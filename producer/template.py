@@ -27,14 +27,16 @@ class Template:
 
     job: jobs.Txt2Img
     problems: tuple[Problem, ...]  # then the job holds defaults in the place of bad cells
-    identity: str  # the model's
-    around: tuple[str, str, str, str]  # canonical JSON before, between and after the row's own three values
+    key: tuple[Any, ...]  # shared.jobs.batch_key
+    images: int  # of a row
+    hashed: str  # what stands before the row's own values in the text that the job id is the hash of
+    around: tuple[str, str, str, str]  # canonical JSON of the job before, between and after the row's own three values
 
-    def job_id(self, negative_prompt: str, prompt: str, seed: int) -> str:
-        """What shared.jobs.job_id says, four times as fast."""
+    def resolve(self, prompt: str, negative_prompt: str, seed: int) -> tuple[str, str]:
+        """The job as canonical JSON, and its id, as shared.jobs.job_id says it but four times as fast."""
         before, between, then, after = self.around
-        text = f"{before}{_json(negative_prompt)}{between}{_json(prompt)}{then}{seed}{after}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        own = f"{_json(negative_prompt)}{between}{_json(prompt)}{then}{seed}{after}"
+        return before + own, hashlib.sha256((self.hashed + own).encode()).hexdigest()
 
 
 class Reading:
@@ -78,11 +80,18 @@ def template(cells: Mapping[str, str], names: Mapping[str, str], catalog: Catalo
         output_format=read("output_format", "png", columns.output_format),
         quality=read("quality", jobs.QUALITY, columns.whole, 1, 100),
     )
-    return Template(job, tuple(reading.problems), model.identity, _around(job, model.identity))
+    values = job.model_dump() | {"seed": HOLE}
+    return Template(
+        job,
+        tuple(reading.problems),
+        jobs.batch_key(job),
+        job.num_images_per_prompt,
+        _around(values | {"model_identity": model.identity})[0],
+        _around(values),
+    )
 
 
-def _around(job: jobs.Txt2Img, identity: str) -> tuple[str, str, str, str]:
+def _around(values: dict[str, Any]) -> tuple[str, str, str, str]:
     """Sorted keys put negative_prompt before prompt before seed."""
-    values = job.model_dump() | {"seed": HOLE, "model_identity": identity}
     before, between, then, after = jobs.canonical_json(values).split(f'"{HOLE}"')
     return before, between, then, after

@@ -4,25 +4,26 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from producer.entry import Entry
 from producer.plan import shard_rows, shards
-from shared.jobs import Row, Txt2Img, batch_key
+from shared.jobs import Txt2Img, batch_key
 
 ALWAYS_EQUAL = hypothesis.settings(derandomize=True, deadline=None, max_examples=200)
 
 
-def row(number: int, steps: int = 20, images: int = 1) -> Row:
+def row(number: int, steps: int = 20, images: int = 1, guidance: float = 4.0) -> Entry:
     job = Txt2Img(
         model="demo",
         prompt="a star",
         width=64,
         height=64,
         num_inference_steps=steps,
-        guidance_scale=4.0,
+        guidance_scale=guidance,
         scheduler="euler",
         seed=number,
         num_images_per_prompt=images,
     )
-    return Row(row=number, line=number + 1, cells={}, job=job, job_id="0" * 64)
+    return Entry(number, batch_key(job), images, job.model, "{}")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_every_row_is_in_one_shard_of_its_kind_and_bounds_hold(kinds, most, most
     assert sorted(each.row for shard in found for each in shard.rows) == [each.row for each in rows]
     for shard in found:
         numbers = [each.row for each in shard.rows]
-        assert {batch_key(each.job) for each in shard.rows} == {shard.key}
+        assert {each.key for each in shard.rows} == {shard.key}
         assert numbers == sorted(numbers)
         assert shard.images <= most or len(shard.rows) == 1
     assert found == list(shards(rows, most, most_open))
@@ -74,8 +75,5 @@ def test_rows_of_another_kind_in_between_do_not_cut_a_shard():
 
 
 def test_guidance_and_seed_may_differ_within_a_shard_but_not_guided_and_unguided():
-    guidance = [4.0, 7.5, 1.0, 0.0]
-    rows = [row(n) for n in range(1, 5)]
-    jobs = [each.job.model_copy(update={"guidance_scale": g}) for each, g in zip(rows, guidance, strict=True)]
-    changed = [each.model_copy(update={"job": job}) for each, job in zip(rows, jobs, strict=True)]
-    assert [[each.row for each in shard.rows] for shard in shards(changed, 8)] == [[1, 2], [3, 4]]
+    rows = [row(number, guidance=scale) for number, scale in enumerate([4.0, 7.5, 1.0, 0.0], 1)]
+    assert [[each.row for each in shard.rows] for shard in shards(rows, 8)] == [[1, 2], [3, 4]]

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from producer import columns, rows
+from producer.entry import Entry
 from producer.records import Lines, records
 from producer.rows import ReadOptions, Rejected, Report
 from shared import jobs
@@ -45,7 +46,15 @@ def check(path: Path, options: ReadOptions = ReadOptions(), settings: Settings =
 
 def read(path: Path, options: ReadOptions = ReadOptions(), settings: Settings = SETTINGS) -> list[jobs.Row | Rejected]:  # noqa: B008
     report = rows.check(path, options, CATALOG, settings)
-    return list(rows.read(path, options, CATALOG, settings, report))
+    found = rows.read(path, options, CATALOG, settings, report)
+    return [item if isinstance(item, Rejected) else as_row(item) for item in found]
+
+
+def as_row(entry: Entry) -> jobs.Row:
+    """The row as a worker reads it, after a look at what planning is told about it."""
+    row = jobs.Row.model_validate_json(entry.text)
+    assert entry[:4] == (row.row, jobs.batch_key(row.job), row.job.num_images_per_prompt, row.job.model)
+    return row
 
 
 @pytest.fixture
