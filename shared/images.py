@@ -7,7 +7,6 @@ Two dialects of metadata: the `parameters` text of A1111's webui, which other to
 import io
 import json
 import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -105,7 +104,7 @@ def sprite(tiles: list[Pixels], tile: int, per_line: int) -> bytes:
         corner = (index % per_line * tile, index // per_line * tile)
         sheet.paste(image, (corner[0] + (tile - image.width) // 2, corner[1] + (tile - image.height) // 2))
     file = io.BytesIO()
-    sheet.save(file, "WEBP", quality=80, method=2)
+    sheet.save(file, "WEBP", quality=80, method=0)  # 0.4 % larger than with method 2, in half the time
     return file.getvalue()
 
 
@@ -122,7 +121,7 @@ def _text_chunk(key: str, text: str) -> bytes:
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", isal_zlib.crc32(data, isal_zlib.crc32(kind)))
 
 
 def _exif(texts: dict[str, str]) -> Image.Exif:

@@ -110,7 +110,7 @@ def _facts(data: bytes, pixels: Pixels) -> dict[str, Any]:
 
 def _tile(pixels: Pixels) -> Pixels:
     image = Image.fromarray(pixels)
-    image.thumbnail((sheet.TILE, sheet.TILE), Image.Resampling.BOX)
+    image = image.reduce(max(1, max(image.size) // sheet.TILE))  # what is left above the tile's size, `sprite` fits
     return np.asarray(image)
 
 
