@@ -1,7 +1,11 @@
-"""Job parts: the rows of a run as JSON lines in objects of about 16 MB; a shard is a range of one."""
+"""Job parts: the rows of a run as JSON lines in objects of about 16 MB; a shard is a range of one.
+
+One part is on its way to the storage while the next one is written.
+"""
 
 import json
 import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import IO
 
@@ -24,11 +28,14 @@ class Parts:
         self._part = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
         self._list = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
         self._rejected = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="parts")
+        self._putting: Future[None] | None = None
 
     def __enter__(self) -> "Parts":
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._pool.shutdown(cancel_futures=True)
         self._part.close()
         self._list.close()
         self._rejected.close()
@@ -60,16 +67,23 @@ class Parts:
         """After this, all of the run but its description is in the storage."""
         if self._part.tell():
             self._put_part()
+        self._wait()
         self._put(keys.shards(self.run), self._list)
         if self._rejected.tell():
             self._put(keys.rejected(self.run), self._rejected)
 
     def _put_part(self) -> None:
-        self._put(keys.part(self.run, self.parts), self._part)
+        self._wait()
+        self._putting = self._pool.submit(self._put, keys.part(self.run, self.parts), self._part)
         self.parts += 1
-        self._part.seek(0)
-        self._part.truncate()
+        self._part = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
+
+    def _wait(self) -> None:
+        """Until the part before is stored; raises what went wrong with it."""
+        if self._putting is not None:
+            self._putting.result()
 
     def _put(self, key: str, file: IO[bytes]) -> None:
-        file.seek(0)
-        self.store.replace(key, file, JSON_LINES)
+        with file:
+            file.seek(0)
+            self.store.replace(key, file, JSON_LINES)

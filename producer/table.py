@@ -85,7 +85,7 @@ class Table:
         prompt, negative, seed, filename, custom_id = self._own(cells)
         default_prompt, default_negative, default_seed = self._fill
         template = self._template(self._settings(cells))
-        images = template.images
+        images, made_format = template.images, template.job.output_format
         reading = Reading(self._names, template.problems)
         read, most = reading.read, self.settings.max_prompt_chars
         draft = Draft(
@@ -96,8 +96,8 @@ class Table:
             read("prompt", "", columns.text, prompt if prompt.strip() else default_prompt or prompt, most),
             read("negative_prompt", "", columns.text, negative, most) if negative.strip() else default_negative,
             read("seed", None, columns.seed, seed.strip() or default_seed, images),
-            read("filename", None, columns.filename, filename.strip(), template.job.output_format),
-            read("custom_id", None, columns.custom_id, custom_id.strip()),
+            read("filename", None, columns.filename, filename.strip(), made_format) if filename else None,
+            read("custom_id", None, columns.custom_id, custom_id.strip()) if custom_id else None,
         )
         return draft, reading.problems
 
