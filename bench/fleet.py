@@ -48,11 +48,11 @@ class Fleet:
 
     def lines(self, run: str) -> Iterator[dict[str, Any]]:
         """The manifest of a run: one line per picture, in row order."""
-        return (json.loads(raw) for raw in self.store.lines(keys.end_file(run, "manifest.jsonl")))
+        return (json.loads(raw) for raw in self.store.lines(keys.inside(run, "manifest.jsonl")))
 
     def picture(self, run: str, line: dict[str, Any]) -> bytes:
         """The stored object of a manifest line."""
-        return self.store.get(keys.end_file(run, line["key"])) or b""
+        return self.store.get(keys.inside(run, line["key"])) or b""
 
     def forget(self, run: str) -> None:
         """Remove a run: the next round finds the storage as this one did."""

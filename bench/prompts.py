@@ -8,7 +8,7 @@ from pathlib import Path
 
 SIZES = ("small", "large")
 COLORS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "white")
-SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
+SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
 PLACES = ("in the center", "on the left", "on the right", "at the top", "at the bottom", "in the top left corner")
 STEPS = (20, 25, 30)
 PIXELS = ((128, 128), (192, 128), (128, 192))

@@ -16,6 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Entry point of `produce`."""
     arguments = parser().parse_args(argv)
     try:
+        if arguments.csv is not None and arguments.run_command is not _produce:
+            raise UsageError("--csv and a command: give one of the two")
         return int(arguments.run_command(arguments))
     except PixelmillError as error:
         print(f"produce: {error}", file=sys.stderr)
@@ -57,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _csv_options(top: argparse.ArgumentParser) -> None:
-    top.set_defaults(run_command=_produce)
+    top.set_defaults(run_command=_produce, json=False)
     top.add_argument("--csv", metavar="FILE", type=Path, help="make a picture for every row of FILE")
     top.add_argument("--run", metavar="NAME", help="name of the run (default: from file name and content)")
     top.add_argument("--dry-run", action="store_true", help="check the file, show what it would make, and stop")
@@ -89,7 +91,8 @@ def _command(
 
 
 def _json_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    # Suppressed: a command's own default would take the place of what stands before the command.
+    command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the outcome as JSON")
 
 
 def _positive(text: str) -> int:

@@ -5,7 +5,7 @@ from math import ceil
 from typing import Literal
 
 from producer.faults import BadCell, did_you_mean
-from shared import jobs, schedulers
+from shared import jobs, results, schedulers
 from shared.catalog import Catalog, Limits, Model
 
 # Canonical name (diffusers') -> what users of other tools call it. Case, spaces and dashes do not matter.
@@ -31,7 +31,7 @@ NAMES = {name: column for column, aliases in ALIASES.items() for name in (column
 OWN = ("prompt", "negative_prompt", "seed", "filename", "custom_id")  # differ from row to row; all others are settings
 SETTINGS = tuple(column for column in ALIASES if column not in OWN)
 UNIQUE = ("filename", "custom_id")  # no two rows may share a value
-IGNORED = ("error_type", "error", "attempts")  # of failed.csv, so that it can be produced as it is
+IGNORED = results.ERROR_COLUMNS  # of failed.csv, so that it can be produced as it is
 
 MOST_NAME_CHARS = 128
 _WHOLE = re.compile(r"(-?[0-9]{1,20})(?:\.0*)?")

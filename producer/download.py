@@ -1,4 +1,4 @@
-"""A run's files in a local folder: pictures by the manifest, checked by their SHA-256, and the end files."""
+"""A run's files in a local folder: pictures by its results, checked by their SHA-256, and the end files."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from shared.errors import PixelmillError, UsageError
 from shared.store import Store
 
 AT_ONCE = 8
-CHUNK = 4096  # pictures asked for before the next are read from the manifest
+CHUNK = 4096  # pictures asked for before the next are read from the results
 DESCRIPTION = "run.json"
 END_FILES = ("metadata.jsonl", "failed.csv", "index.html", "summary.json", "manifest.jsonl")
 
@@ -37,10 +37,10 @@ def download(store: Store, run: str, folder: Path) -> Downloaded:
     fetched = kept = 0
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for lines in _chunks(_pictures(store, run)):
-            got = list(pool.map(lambda line: _fetch(store, run, folder, line), lines))
+            got = list(pool.map(lambda line: _fetch(store, run, folder, line), lines.values()))
             fetched, kept = fetched + sum(got), kept + len(got) - sum(got)
     for name in END_FILES:
-        body = store.get(keys.end_file(run, name))
+        body = store.get(keys.inside(run, name))
         if body is not None:
             _write(folder / name, body)
     return Downloaded(fetched, kept)
@@ -66,13 +66,14 @@ def _pictures(store: Store, run: str) -> Iterator[dict[str, Any]]:
                 yield line
 
 
-def _chunks(lines: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    chunk: list[dict[str, Any]] = []
+def _chunks(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, dict[str, Any]]]:
+    """By key: a row that was tried again has two lines for the same picture."""
+    chunk: dict[str, dict[str, Any]] = {}
     for line in lines:
-        chunk.append(line)
+        chunk[line["key"]] = line
         if len(chunk) == CHUNK:
             yield chunk
-            chunk = []
+            chunk = {}
     yield chunk
 
 
@@ -81,7 +82,7 @@ def _fetch(store: Store, run: str, folder: Path, line: dict[str, Any]) -> bool:
     path = folder / "images" / Path(line["key"]).name
     if path.exists() and _sha256(path.read_bytes()) == line["sha256"]:
         return False
-    data = store.get(keys.end_file(run, line["key"]))
+    data = store.get(keys.inside(run, line["key"]))
     if data is None or _sha256(data) != line["sha256"]:
         raise PixelmillError(f"{line['key']} of run {run} is {'missing' if data is None else 'damaged'} in the storage")
     _write(path, data)

@@ -10,13 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from shared import keys
+from shared import dispatch, keys
 from shared.errors import UsageError
 from shared.runs import Ledger
 from shared.store import Store
 
 POLL_S = 0.25
-NOBODY_AFTER_S = 10.0
+NOBODY_AFTER_S = 5.0
 LINE_EVERY_S = 10.0  # where there is no terminal
 RATE_OVER_S = 60.0
 
@@ -40,7 +40,7 @@ def follow(ledger: Ledger, store: Store, run: str, quiet: bool = False) -> dict[
 
 def summary(store: Store, run: str) -> dict[str, Any]:
     """summary.json of a run that is over. Raises UsageError if there is none."""
-    body = store.get(keys.end_file(run, "summary.json"))
+    body = store.get(keys.inside(run, "summary.json"))
     if body is None:
         raise UsageError(f"run {run} is not over, or does not exist; `produce runs` lists the runs")
     value: dict[str, Any] = json.loads(body)
@@ -93,7 +93,7 @@ class Served:
         text = unserved(self.ledger, run)
         if not text:
             self.since, self.said = time.monotonic(), ""
-        elif time.monotonic() - self.since > NOBODY_AFTER_S / 2 and text != self.said:
+        elif time.monotonic() - self.since > NOBODY_AFTER_S and text != self.said:
             self.console.print(f"[yellow]waiting:[/] {text}", highlight=False)
             self.said = text
 
@@ -105,7 +105,8 @@ def unserved(ledger: Ledger, run: str) -> str:
         return "no worker is alive; start one with `produce up` (local stack) or `python -m workers` on a GPU host"
     facts = ledger.facts(run)
     models = [m for m in json.loads(facts.get("models", "[]")) if ledger.pending(run, m)]
-    missing = [m for m in models if not any(m in w["models"] and m not in w["problems"] for w in workers.values())]
+    served = dispatch.served_models(workers.values())
+    missing = [m for m in models if m not in served]
     reasons = dict.fromkeys(w["problems"][m] for m in missing for w in workers.values() if m in w["problems"])
     if not missing:
         return ""

@@ -52,7 +52,7 @@ def look(session: Session, run: str) -> dict[str, Any] | None:
     facts = session.ledger.facts(run)
     if facts:
         return {**head, "state": facts["state"], **session.ledger.counts(run)}
-    ended = session.store.get(keys.end_file(run, "summary.json"))
+    ended = session.store.get(keys.inside(run, "summary.json"))
     state = "over" if ended else "unknown to the broker; produce its file again to go on"
     counts = json.loads(ended)["counts"] if ended else {"rows": about["rows_read"], "skipped": about["rows_skipped"]}
     return {
@@ -64,17 +64,19 @@ def look(session: Session, run: str) -> dict[str, Any] | None:
 
 
 def remove(session: Session, run: str, sure: bool) -> int:
-    """Delete a run: first from the ledger, so that workers stop, then its objects."""
+    """Delete a run: first its description, so that nobody joins it, then from the ledger, so that workers stop, then
+    its objects. What an interrupted deletion left is deleted by the next one."""
     view = look(session, run)
-    if view is None:
+    if view is None and next(session.store.list(keys.prefix(run)), None) is None:
         raise UsageError(f"there is no run {run}; `produce runs` lists them")
-    if not sure and not _ask(f"delete run {run} with {view['images']} images? [y/N] "):
+    what = f"run {run} with {view['images']} images" if view else f"what is left of run {run}"
+    if not sure and not _ask(f"delete {what}? [y/N] "):
         print("nothing was deleted")
         return 1
     session.store.delete(keys.description(run))
     session.ledger.forget(run)
-    count = session.store.delete_all(keys.prefix(run))
-    print(f"deleted run {run}: {count + 1} objects")
+    count = session.store.delete_all(keys.prefix(run)) + (view is not None)
+    print(f"deleted {what.partition(' with')[0]}: {count} objects")
     return 0
 
 

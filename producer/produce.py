@@ -5,17 +5,13 @@ import json
 import sys
 from typing import Any
 
-from kombu.exceptions import OperationalError
-
 from producer import follow, rows
 from producer.download import download
 from producer.rows import ReadOptions, Report
 from producer.session import Session, open_session
 from producer.submit import Request, Submission, Submitted
 from shared import catalog, dispatch, keys, settings
-from shared.errors import UsageError
-
-FAULTS_SHOWN = 1000
+from shared.errors import Unreachable, UsageError
 
 
 def produce(arguments: argparse.Namespace) -> int:
@@ -67,7 +63,7 @@ def watch(session: Session, run: str, as_json: bool) -> int:
 def _show_report(report: Report) -> None:
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    for fault in report.faults[:FAULTS_SHOWN]:
+    for fault in report.faults:
         print(fault, file=sys.stderr)
     if report.fault_count > len(report.faults):
         print(f"... and {report.fault_count - len(report.faults):,} more faults", file=sys.stderr)
@@ -87,12 +83,12 @@ def _send(session: Session) -> None:
     """Begin at once; if it fails, a supervisor does it a moment later."""
     try:
         dispatch.tick(session.ledger, session.store, session.app)
-    except OperationalError as error:
+    except Unreachable as error:
         print(f"warning: the first shards wait for a supervisor: {error}", file=sys.stderr)
 
 
 def _show_plan(report: Report, as_json: bool) -> None:
-    plan = {"rows": report.read, "good": report.rows, "skipped": report.read - report.rows, "images": report.images}
+    plan = {"rows": report.read, "good": report.rows, "skipped": report.rejected, "images": report.images}
     if as_json:
         print(json.dumps(plan))
     else:
@@ -113,8 +109,8 @@ def _show_summary(session: Session, summary: dict[str, Any]) -> None:
     counts, run = summary["counts"], summary["run"]
     print(f"run {run}: {counts['done']} of {counts['rows']} rows done, {_plural(counts['images'], 'image')}")
     if text := follow.troubles(counts):
-        print(f"  {text}; reasons in {session.store.bucket}/{keys.end_file(run, 'failed.csv')}")
-    print(f"  contact sheet  {session.store.address(keys.end_file(run, 'index.html'))}")
+        print(f"  {text}; reasons in {session.store.bucket}/{keys.inside(run, 'failed.csv')}")
+    print(f"  contact sheet  {session.store.address(keys.inside(run, 'index.html'))}")
     show_addresses(session, run)
 
 

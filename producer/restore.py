@@ -16,11 +16,14 @@ from shared.store import Store
 LANE = "bulk"
 
 
-def open_run(ledger: Ledger, store: Store, about: dict[str, Any]) -> None:
-    """Fill the ledger with every row of a run that is not done yet, and let dispatch have it."""
+def open_run(ledger: Ledger, store: Store, about: dict[str, Any], look: bool = False) -> None:
+    """Fill the ledger with every row of a run that is not done yet, and let dispatch have it. `look`: pictures of rows
+    that are not done may be stored already."""
     run = about["run"]
     done, images = done_rows(store, run, about["rows_read"])
     shards = open_shards(store, run, lambda row: not _bit(done, row))
+    if look:
+        shards = (replace(shard, look=True) for shard in shards)
     done_count = sum(byte.bit_count() for byte in done)
     facts = {
         "rows": about["rows_read"],
@@ -28,7 +31,6 @@ def open_run(ledger: Ledger, store: Store, about: dict[str, Any]) -> None:
         "done": done_count,
         "open": about["rows"] - done_count,
         "images": images,
-        "planned_images": about["images"],
     }
     ledger.create(run, LANE, facts, bytes(done), shards)
 

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -42,7 +42,7 @@ class Earlier:
 
 
 @contextmanager
-def earlier(store: Store, run: str | None) -> Iterator[Earlier | None]:
+def earlier(store: Store, run: str | None, keep_lock: Callable[[], object]) -> Iterator[Earlier | None]:
     """Read what an earlier run has stored; None if no run is given."""
     if run is None:
         yield None
@@ -57,6 +57,7 @@ def earlier(store: Store, run: str | None) -> Iterator[Earlier | None]:
         table.execute("create table images (job_id blob, n int, key text, primary key (job_id, n)) without rowid")
         table.execute("begin")
         for entry in store.list(keys.results(run)):
+            keep_lock()
             lines = (json.loads(raw) for raw in store.lines(entry.key))
             done = ((bytes.fromhex(i["job_id"]), i["n"], i["key"]) for i in lines if i["state"] == "done")
             table.executemany("insert or ignore into images values (?, ?, ?)", done)

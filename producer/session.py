@@ -10,7 +10,6 @@ from producer.stack import Stack
 from shared import queue, settings
 from shared.errors import Unreachable, UsageError
 from shared.runs import Ledger
-from shared.settings import Settings
 from shared.store import Store
 
 ROOT = Path(".pixelmill")
@@ -20,7 +19,6 @@ ROOT = Path(".pixelmill")
 class Session:
     """`stack` is the local one, or None where the environment names the services."""
 
-    settings: Settings
     ledger: Ledger
     store: Store
     app: Any
@@ -43,7 +41,7 @@ def open_session(start: bool) -> Session:
     known = settings.load()
     if local is None and not known.s3_endpoint and not os.environ.get("PIXELMILL_S3_BUCKET"):
         raise UsageError("PIXELMILL_REDIS_URL is set, the storage is not: set PIXELMILL_S3_BUCKET (and _ENDPOINT)")
-    session = Session(known, Ledger(known), Store(known), queue.make_app(known), local)
+    session = Session(Ledger(known), Store(known), queue.make_app(known), local)
     session.ledger.now_ms()
     session.store.ensure_bucket()
     return session

@@ -33,7 +33,6 @@ class Stack:
     """A running stack, and what a client needs of it."""
 
     env: dict[str, str] = field(repr=False)  # PIXELMILL_* settings that lead to it
-    bucket_url: str
     flower_url: str  # empty: Flower does not run
     flower_user: str
     flower_password: str = field(repr=False)
@@ -150,7 +149,6 @@ def _stack(root: Path, ports: Ports, keys: Secrets) -> Stack:
     monitor = _read_processes(root).get("flower")
     return Stack(
         env=env,
-        bucket_url=f"{env['PIXELMILL_S3_ENDPOINT']}/{BUCKET}",
         flower_url=f"http://{HOST}:{ports.flower}" if monitor and processes.alive(monitor) else "",
         flower_user=FLOWER_USER,
         flower_password=keys.flower_password,

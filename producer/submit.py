@@ -19,7 +19,7 @@ from shared.settings import Settings
 from shared.store import Store
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-LOCK_LEASE_S = 60.0
+LOCK_LEASE_S = 180.0  # in which a part must be stored
 LOCK_WAIT_S = 600.0
 
 
@@ -88,6 +88,8 @@ class Submission:
             standing = self.store.get(keys.description(self.run))
             if standing is not None:
                 return self._join(json.loads(standing))
+            # Without a description there is no run: what lies here is left from one that was removed or never begun.
+            self.store.delete_all(keys.prefix(self.run))
             about, copied = self._store_parts(lock)
             self.store.put_new(keys.description(self.run), json.dumps(about).encode(), "application/json")
             restore.open_run(self.ledger, self.store, about)
@@ -102,13 +104,16 @@ class Submission:
             )
         state = self.ledger.facts(self.run).get("state", "opening")
         if state == "opening":  # nobody finished opening it, or the broker lost its data
-            restore.open_run(self.ledger, self.store, about)
+            restore.open_run(self.ledger, self.store, about, look=True)
             return Submitted(self.run, joined=True)
         return Submitted(self.run, joined=True, again=restore.retry_failed(self.ledger, self.store, self.run))
 
     def _store_parts(self, lock: Any) -> tuple[dict[str, Any], int]:
         settings: Settings = self.ledger.settings
-        with Parts(self.store, self.run) as parts, reuse.earlier(self.store, self.request.reuse) as earlier:
+        with (
+            Parts(self.store, self.run) as parts,
+            reuse.earlier(self.store, self.request.reuse, lock.reacquire) as earlier,
+        ):
             rows_per_shard = plan.shard_rows(self.report.rows, settings.shard_rows)
             for shard in plan.shards(self._rows(parts), rows_per_shard):
                 copied = [earlier.copy(row.text, self.run) for row in shard.rows] if earlier else [False]
@@ -140,7 +145,7 @@ class Submission:
             "seed_column": report.seed_column,
             "rows_read": report.read,
             "rows": report.rows,
-            "rows_skipped": report.read - report.rows,
+            "rows_skipped": report.rejected,
             "images": report.images,
             "shards": parts.shards,
             "parts": parts.parts,

@@ -1,6 +1,7 @@
 """What a file's header says its cells are, and what a row of cells under it asks for."""
 
 import csv
+import io
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
@@ -39,7 +40,7 @@ class Rejected:
     row: int
     line: int
     cells: dict[str, str]  # as far as they can be told
-    raw: str | None  # the text, where it could not be cut into cells
+    raw: str | None  # the text, where it could not be cut into the header's cells
     faults: tuple[Fault, ...]
 
     def as_line(self) -> dict[str, object]:
@@ -156,5 +157,15 @@ class Table:
     def _rejected(self, number: int, record: Record, faults: list[Fault]) -> Rejected:
         order = {name: index for index, name in enumerate(self.header.names)}
         faults.sort(key=lambda fault: order.get(fault.column, -1))
-        cells = record.cells if record.raw is None else next(csv.reader([record.raw]), [])
-        return Rejected(number, record.line, self.original(cells), record.raw, tuple(faults))
+        cells, raw = record.cells, record.raw
+        if raw is not None:
+            cells = next(csv.reader([raw]), [])
+        elif len(cells) > len(self.header.names):  # the cells beyond the last column are the user's text as well
+            raw = _as_csv(cells)
+        return Rejected(number, record.line, self.original(cells), raw, tuple(faults))
+
+
+def _as_csv(cells: list[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(cells)
+    return text.getvalue()

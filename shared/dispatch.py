@@ -90,7 +90,7 @@ def _fill(ledger: Ledger, app: Celery, lane: str) -> int:
             queue.send(app, lane, run, name)
             sent, last_model = sent + 1, model
         turns = _after(turns, run, model, empty=name is None)
-        ledger.served(lane, run, model)
+        ledger.sent(lane, run, model)
     return sent
 
 

@@ -19,7 +19,6 @@ from shared.store import JSON_LINES, Store
 
 log = logging.getLogger(__name__)
 LOCK_LEASE_S = 120.0
-ERROR_COLUMNS = ("error_type", "error", "attempts")
 Line = dict[str, Any]
 
 
@@ -38,10 +37,11 @@ def _finish_alone(ledger: Ledger, store: Store, run: str) -> None:
     with ledger.lock(f"finish:{run}", LOCK_LEASE_S) as lock:
         if lock is None:
             return
+        ends = ledger.facts(run).get("ends", "0")
         about = store.get(keys.description(run))
         if about is not None:  # else it was removed meanwhile
             finish(store, json.loads(about), lock.reacquire)
-        ledger.end(run)
+        ledger.end(run, ends)
 
 
 def finish(store: Store, about: dict[str, Any], keep_lock: Callable[[], object]) -> None:
@@ -56,9 +56,9 @@ def finish(store: Store, about: dict[str, Any], keep_lock: Callable[[], object])
         _write(store, run, "failed.csv", _failed_csv(about["header"], about["seed_column"], table))
         summary = _summary(about, table)
         total = table.execute("select count(*) from lines").fetchone()[0]
-        page = sheet.page(about, summary, total, _sheet_lines(table), lambda key: store.get(keys.end_file(run, key)))
-        store.replace(keys.end_file(run, "index.html"), page.encode(), "text/html; charset=utf-8")
-        store.replace(keys.end_file(run, "summary.json"), dump(summary), "application/json")
+        page = sheet.page(about, summary, total, _sheet_lines(table), lambda key: store.get(keys.inside(run, key)))
+        store.replace(keys.inside(run, "index.html"), page.encode(), "text/html; charset=utf-8")
+        store.replace(keys.inside(run, "summary.json"), dump(summary), "application/json")
 
 
 def dump(value: dict[str, Any]) -> bytes:
@@ -139,12 +139,11 @@ def _metadata(line: Line) -> Line:
 
 def _failed_csv(header: list[str], seed: str, table: sqlite3.Connection) -> Iterator[bytes]:
     """The rows that are not done, as the user wrote them, with their seeds and reasons: can be produced as it is."""
-    own = [name for name in header if name not in ERROR_COLUMNS]
-    columns = [*own, *([seed] if seed not in own else []), *ERROR_COLUMNS]
+    columns = [*header, *([seed] if seed not in header else []), *results.ERROR_COLUMNS]
     yield _csv_line(columns)
     for cells, *errors in table.execute("select cells, error_type, error, attempts from bad order by row"):
         values = json.loads(cells)
-        yield _csv_line([*(values.get(name, "") for name in columns[: -len(ERROR_COLUMNS)]), *errors])
+        yield _csv_line([*(values.get(name, "") for name in columns[: -len(results.ERROR_COLUMNS)]), *errors])
 
 
 def _csv_line(values: Iterable[object]) -> bytes:
@@ -169,7 +168,7 @@ def _write(store: Store, run: str, name: str, lines: Iterable[bytes]) -> None:
     with tempfile.TemporaryFile() as file:
         file.writelines(lines)
         _rewind(file)
-        store.replace(keys.end_file(run, name), file, "text/csv" if name.endswith(".csv") else JSON_LINES)
+        store.replace(keys.inside(run, name), file, "text/csv" if name.endswith(".csv") else JSON_LINES)
 
 
 def _rewind(file: IO[bytes]) -> None:

@@ -24,10 +24,6 @@ def image(run: str, name: str) -> str:
     return f"runs/{run}/images/{name}"
 
 
-def thumbs(run: str, shard: str) -> str:
-    return f"runs/{run}/thumbs/{shard}.webp"
-
-
 def results(run: str, shard: str = "") -> str:
     """A shard's commit point; without a shard, the prefix of all of them."""
     return f"runs/{run}/results/{shard}.jsonl" if shard else f"runs/{run}/results/"
@@ -41,9 +37,9 @@ def rejected(run: str) -> str:
     return f"runs/{run}/rejected.jsonl"
 
 
-def end_file(run: str, name: str) -> str:
-    """manifest.jsonl, metadata.jsonl, failed.csv, index.html, summary.json."""
-    return f"runs/{run}/{name}"
+def inside(run: str, path: str) -> str:
+    """An end file, or what a result line names: its paths begin at the run."""
+    return f"runs/{run}/{path}"
 
 
 # --- Redis: the ledger, a cache that can be rebuilt from the storage ---

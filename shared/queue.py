@@ -5,7 +5,9 @@ from typing import Any
 
 from celery import Celery
 from kombu import Queue
+from kombu.exceptions import OperationalError
 
+from shared.errors import Unreachable
 from shared.jobs import SCHEMA_VERSION
 from shared.settings import Settings
 
@@ -61,6 +63,9 @@ def celery_config(settings: Settings) -> dict[str, Any]:
 
 
 def send(app: Celery, lane: str, run: str, shard: str) -> None:
-    """Put one shard into a lane. The message names the work and carries none of it."""
+    """Put one shard into a lane. The message names the work and carries none of it. Raises Unreachable."""
     message = {"run": run, "shard": shard, "version": SCHEMA_VERSION}
-    app.send_task(RUN_SHARD, kwargs=message, queue=lane, argsrepr="()", kwargsrepr=f"{run} shard {shard}")
+    try:
+        app.send_task(RUN_SHARD, kwargs=message, queue=lane, argsrepr="()", kwargsrepr=f"{run} shard {shard}")
+    except OperationalError as error:
+        raise Unreachable(f"broker: {error}") from error

@@ -4,6 +4,8 @@ from typing import Any
 
 from shared.jobs import Row
 
+ERROR_COLUMNS = ("error_type", "error", "attempts")  # of failed.csv, after the user's own
+
 
 def done_line(row: Row, n: int, key: str, facts: dict[str, Any], attempts: int) -> dict[str, Any]:
     """`facts`: sha256, size_bytes, width, height, and how it was made. `key` is relative to the run."""

@@ -1,38 +1,21 @@
 """The ledger: what is known of every run's shards and rows. A cache in Redis; the storage is the truth."""
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from typing import Any
 
-import redis
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import LockError, RedisError
-from redis.retry import Retry
-
-from shared import keys, scripts
-from shared.errors import LeaseLost, Unreachable
-from shared.settings import Settings
+from shared import keys
+from shared.broker import Broker, ms
+from shared.errors import LeaseLost
 from shared.shards import Claim, Outcome, Shard, shard_from
 
-COUNTERS = ("rows", "open", "running", "done", "failed", "dead", "skipped", "images", "planned_images")
+COUNTERS = ("rows", "open", "running", "done", "failed", "dead", "skipped", "images")
+LIVE_S = 30.0  # after its last announcement
+FORGOTTEN_AFTER_S = 3600.0
 
 
-class Ledger:
+class Ledger(Broker):
     """All there is in Redis about runs. Raises Unreachable when the broker does not answer."""
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
-        self.redis: Any = redis.Redis.from_url(
-            settings.redis_url.get_secret_value(),
-            decode_responses=True,
-            socket_connect_timeout=5,
-            socket_timeout=30,
-            health_check_interval=25,
-            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
-        )
-        self._scripts: dict[str, Any] = {}
 
     # --- runs ---
 
@@ -104,13 +87,14 @@ class Ledger:
             pipe.append(("rpush", keys.pending(run, shard.model), shard.name))
         pipe.append(("hincrby", keys.run(run), "open", len(rows)))
         pipe.append(("hset", keys.run(run), {"failed": 0, "dead": 0}))
-        self._pipe(pipe)
+        self._pipe(pipe, transaction=True)
         self._call("srem", keys.FINISHING, run)
         self.open_lane(run, facts["lane"])
 
-    def end(self, run: str) -> None:
-        """Mark a run as over: its summary stands in the storage. A run that was reopened meanwhile goes on."""
-        self._script("END", [keys.run(run), keys.FINISHING], [run])
+    def end(self, run: str, ends: str) -> None:
+        """Mark a run as over: its summary stands in the storage. A run that was reopened meanwhile goes on; `ends` is
+        its fact of that name from before the summary was begun."""
+        self._script("END", [keys.run(run), keys.FINISHING], [run, ends])
 
     # --- dispatch ---
 
@@ -124,7 +108,7 @@ class Ledger:
         name: str | None = self._script(
             "TAKE",
             [keys.pending(run, model), keys.DUE],
-            [keys.shard(run, ""), keys.member(run, ""), _ms(self.settings.redeliver_s)],
+            [keys.shard(run, ""), keys.member(run, ""), ms(self.settings.redeliver_s)],
         )
         return name
 
@@ -132,7 +116,7 @@ class Ledger:
         """How many shards of a model wait to be sent."""
         return int(self._call("llen", keys.pending(run, model)))
 
-    def served(self, lane: str, run: str, model: str) -> None:
+    def sent(self, lane: str, run: str, model: str) -> None:
         """Put a run at the end of its lane's line, and remember the model that went out last."""
         self._call("zadd", keys.lane(lane), {run: self.now_ms()}, xx=True)
         self._call("set", keys.last_model(lane), model)
@@ -144,9 +128,9 @@ class Ledger:
         """Runs that wait for their end files."""
         return sorted(self._call("smembers", keys.FINISHING))
 
-    def expired(self, most: int = 1000) -> list[tuple[str, str]]:
+    def expired(self) -> list[tuple[str, str]]:
         """(run, shard) of what was sent and not claimed in time, or lost its lease."""
-        members = self._call("zrangebyscore", keys.DUE, "-inf", self.now_ms(), start=0, num=most)
+        members = self._call("zrangebyscore", keys.DUE, "-inf", self.now_ms(), start=0, num=1000)
         return [tuple(member.split("/", 1)) for member in members]
 
     def shard(self, run: str, name: str) -> Shard | None:
@@ -167,23 +151,23 @@ class Ledger:
 
     def seize(self, run: str, old: Shard) -> Claim | None:
         """Take over the lease of a worker that died, to bury what it died on."""
-        lease = _ms(self.settings.lease_s)
+        lease = ms(self.settings.lease_s)
         token = self._script("SEIZE", self._shard_keys(run, old.name), [*self._expired(run, old), lease])
         return Claim(run, old, int(token)) if token else None
 
     def delay(self, run: str, name: str, delay_s: float) -> None:
         """Send a shard out again only after a while: this worker does not understand its message."""
-        self._call("zadd", keys.DUE, {keys.member(run, name): self.now_ms() + _ms(delay_s)}, xx=True)
+        self._call("zadd", keys.DUE, {keys.member(run, name): self.now_ms() + ms(delay_s)}, xx=True)
 
     def postpone(self, run: str, old: Shard, delay_s: float) -> None:
         """Look at an expired shard again later."""
-        self._script("POSTPONE", self._shard_keys(run, old.name), [*self._expired(run, old), _ms(delay_s)])
+        self._script("POSTPONE", self._shard_keys(run, old.name), [*self._expired(run, old), ms(delay_s)])
 
     # --- a worker's way through a shard ---
 
     def claim(self, run: str, name: str, worker: str) -> Claim | str:
         """The right to run a shard, or the reason why not: done, running, or the state of its run."""
-        arguments = [keys.member(run, name), _ms(self.settings.lease_s), worker]
+        arguments = [keys.member(run, name), ms(self.settings.lease_s), worker]
         status, *answer = self._script("CLAIM", self._shard_keys(run, name), arguments)
         if status != "ok":
             return str(status)
@@ -193,7 +177,7 @@ class Ledger:
 
     def extend(self, claim: Claim) -> None:
         """Heartbeat. Raises LeaseLost when another token is out or the run is no longer running."""
-        arguments = [claim.token, keys.member(claim.run, claim.shard.name), _ms(self.settings.lease_s)]
+        arguments = [claim.token, keys.member(claim.run, claim.shard.name), ms(self.settings.lease_s)]
         _must_run(claim, self._script("EXTEND", self._shard_keys(claim.run, claim.shard.name), arguments))
 
     def mark_rows(self, claim: Claim, rows: Iterable[int]) -> None:
@@ -218,10 +202,10 @@ class Ledger:
             raise LeaseLost(f"run {run}, shard {name}: another worker holds it now")
         return bool(answer == "last")
 
-    # --- workers and locks ---
+    # --- workers ---
 
     def announce(self, worker: str, facts: dict[str, Any]) -> None:
-        """Tell everyone that a worker lives; forgotten after 30 s."""
+        """Tell everyone that a worker lives; it counts for LIVE_S."""
         self._call("hset", keys.WORKERS, worker, json.dumps({**facts, "seen_ms": self.now_ms()}))
 
     def cannot_serve(self, worker: str, model: str, reason: str) -> None:
@@ -231,39 +215,21 @@ class Ledger:
     def retire(self, worker: str) -> None:
         self._call("hdel", keys.WORKERS, worker)
 
-    def workers(self, within_s: float = 30.0) -> dict[str, dict[str, Any]]:
-        """The workers that announced themselves lately."""
-        oldest = self.now_ms() - _ms(within_s)
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """The workers that announced themselves lately; those that did long ago are forgotten."""
+        now_ms = self.now_ms()
         known = {name: json.loads(facts) for name, facts in self._call("hgetall", keys.WORKERS).items()}
+        if gone := [name for name, facts in known.items() if facts["seen_ms"] < now_ms - ms(FORGOTTEN_AFTER_S)]:
+            self._call("hdel", keys.WORKERS, *gone)
+        oldest = now_ms - ms(LIVE_S)
         live = {name: facts for name, facts in known.items() if facts["seen_ms"] >= oldest}
         for name, facts in live.items():
             facts["problems"] = self._call("hgetall", keys.problems(name))
         return live
 
-    @contextmanager
-    def lock(self, name: str, lease_s: float, wait_s: float = 0.0) -> Iterator[Any]:
-        """A short lease on a name; yields None if somebody else has it."""
-        lock = self.redis.lock(f"lock:{name}", timeout=lease_s, blocking_timeout=wait_s)
-        try:
-            taken = lock.acquire(blocking=wait_s > 0)
-        except RedisError as error:
-            raise _unreachable(error) from error
-        try:
-            yield lock if taken else None
-        except LockError as error:
-            raise Unreachable(f"the lock on {name} ran out before the work was done; start again") from error
-        finally:
-            if taken:
-                _let_go(lock)
-
     def queued(self, lane: str) -> int:
         """Messages that wait in a lane."""
         return int(self._call("llen", lane))
-
-    def now_ms(self) -> int:
-        """The broker's clock: the only one that leases know."""
-        seconds, microseconds = self._call("time")
-        return int(seconds) * 1000 + int(microseconds) // 1000
 
     def _shard_keys(self, run: str, name: str) -> list[str]:
         return [keys.run(run), keys.shard(run, name), keys.DUE]
@@ -271,53 +237,8 @@ class Ledger:
     def _expired(self, run: str, old: Shard) -> list[Any]:
         return [keys.member(run, old.name), old.state, old.token]
 
-    def _scan(self, pattern: str) -> list[str]:
-        try:
-            return list(self.redis.scan_iter(match=pattern, count=5000))
-        except RedisError as error:
-            raise _unreachable(error) from error
-
-    def _call(self, command: str, *arguments: Any, **options: Any) -> Any:
-        try:
-            return getattr(self.redis, command)(*arguments, **options)
-        except RedisError as error:
-            raise _unreachable(error) from error
-
-    def _pipe(self, commands: Iterable[tuple[Any, ...]]) -> None:
-        pipe = self.redis.pipeline(transaction=False)
-        for command, key, *arguments in commands:
-            if command == "hset":
-                pipe.hset(key, mapping=arguments[0])
-            else:
-                getattr(pipe, command)(key, *arguments)
-        try:
-            pipe.execute()
-        except RedisError as error:
-            raise _unreachable(error) from error
-
-    def _script(self, name: str, names: list[str], arguments: list[Any]) -> Any:
-        if name not in self._scripts:
-            self._scripts[name] = self.redis.register_script(getattr(scripts, name))
-        try:
-            return self._scripts[name](keys=names, args=arguments)
-        except RedisError as error:
-            raise _unreachable(error) from error
-
 
 def _must_run(claim: Claim, answer: str) -> None:
     if answer != "running":
         reason = "another worker holds it now" if answer == "lost" else f"the run is {answer}"
         raise LeaseLost(f"run {claim.run}, shard {claim.shard.name}: {reason}")
-
-
-def _ms(seconds: float) -> int:
-    return int(seconds * 1000)
-
-
-def _unreachable(error: RedisError) -> Unreachable:
-    return Unreachable(f"broker: {error}; check PIXELMILL_REDIS_URL, or start the local stack with `produce up`")
-
-
-def _let_go(lock: Any) -> None:
-    with suppress(LockError, RedisConnectionError):  # it ran out meanwhile: whoever has it now keeps it
-        lock.release()

@@ -30,11 +30,13 @@ if run_state ~= 'running' then return {run_state or 'gone'} end
 local state = redis.call('HGET', KEYS[2], 'state')
 if not state then return {'done'} end
 if state == 'running' then return {'running'} end
-local token = redis.call('HINCRBY', KEYS[2], 'token', 1)
+-- From the clock, so that no worker of a run that was deleted holds the token of one with the same name.
+local token = math.max(time[1] * 1000000 + time[2], (redis.call('HGET', KEYS[2], 'token') or 0) + 1)
 redis.call('HINCRBY', KEYS[1], 'running', redis.call('HGET', KEYS[2], 'count'))
-redis.call('HSET', KEYS[2], 'state', 'running', 'worker', ARGV[3])
+redis.call('HSET', KEYS[2], 'state', 'running', 'worker', ARGV[3], 'token', token)
 redis.call('ZADD', KEYS[3], now + ARGV[2], ARGV[1])
 local answer = redis.call('HGETALL', KEYS[2])
+redis.call('HSET', KEYS[2], 'look', '1')  -- whoever comes next finds pictures of this try
 table.insert(answer, 1, token)
 table.insert(answer, 1, 'ok')
 return answer
@@ -110,14 +112,17 @@ redis.call('DEL', KEYS[2])
 redis.call('ZREM', KEYS[3], ARGV[2])
 if redis.call('HINCRBY', KEYS[1], 'open', -closed) > 0 then return 'ok' end
 redis.call('HSET', KEYS[1], 'state', 'finishing')
+redis.call('HINCRBY', KEYS[1], 'ends', 1)
 redis.call('SADD', KEYS[6], ARGV[3])
 redis.call('ZREM', KEYS[7], ARGV[3])
 return 'last'
 """
 )
 
-# KEYS run, finishing. ARGV run name. A run whose rows went out again meanwhile is not over.
+# KEYS run, finishing. ARGV run name, how often it had ended when its end files were begun. A run whose rows went out
+# again meanwhile is not over, and one that ended again since needs new end files.
 END = """
+if (redis.call('HGET', KEYS[1], 'ends') or '0') ~= ARGV[2] then return end
 redis.call('SREM', KEYS[2], ARGV[1])
 if redis.call('HGET', KEYS[1], 'state') == 'finishing' then redis.call('HSET', KEYS[1], 'state', 'over') end
 """

@@ -48,13 +48,14 @@ class Store:
         extra = {"IfNoneMatch": "*"} if self.enforces_conditions() else {}
         if not extra and self.head(key) is not None:
             return False
+        arguments = {"Key": key, "Body": body, "ContentType": content_type, "Metadata": dict(metadata or {}), **extra}
         try:
-            self._call(
-                "put_object", Key=key, Body=body, ContentType=content_type, Metadata=dict(metadata or {}), **extra
-            )
+            self._call("put_object", **arguments)
         except ClientError as error:
-            if _status(error) in (409, 412):  # 409: another writer of the same key is at it and wins
+            if _status(error) == 412:
                 return False
+            if _status(error) == 409:  # another writer is at it, and may yet fail
+                raise Unreachable(f"storage: {key} is being written by somebody else; try again") from error
             raise
         return True
 
@@ -88,12 +89,6 @@ class Store:
             return
         with self._answering():
             yield from body.iter_lines(chunk_size=1 << 16)
-
-    def fetch(self, key: str, file: IO[bytes]) -> None:
-        """Copy an object into an open file, a megabyte at a time."""
-        with self._answering():
-            for chunk in self._call("get_object", Key=key)["Body"].iter_chunks(1 << 20):
-                file.write(chunk)
 
     def head(self, key: str) -> dict[str, str] | None:
         """The object's own metadata (what `put_new` was given), or None if there is no object."""

@@ -47,7 +47,7 @@ def rows_of(order: list[int]) -> str:
 def pictures(fleet: Fleet, run: str) -> dict[int, bytes]:
     """Every picture of a run by its seed."""
     lines = [json.loads(line) for line in fleet.lines(run)]
-    return {line["job"]["seed"]: fleet.store.get(keys.end_file(run, line["key"])) or b"" for line in lines}
+    return {line["job"]["seed"]: fleet.store.get(keys.inside(run, line["key"])) or b"" for line in lines}
 
 
 def test_shuffled_rows_on_two_workers_give_identical_files_row_by_row(real_fleet: Fleet, models: Models) -> None:
@@ -72,7 +72,7 @@ def again_from_manifest(fleet: Fleet, run: str, models: Models) -> None:
         shape = line["batch_shape"][0]
         assert (shape, line["threads"]) == (BATCH, 1)
         (picture, *_) = txt2img([Item(row, 0)] * shape, models.get(line["model"]["name"]), lambda _: None)
-        stored = images.decode(fleet.store.get(keys.end_file(run, line["key"])) or b"")
+        stored = images.decode(fleet.store.get(keys.inside(run, line["key"])) or b"")
         assert np.array_equal(picture, stored), line["job"]
 
 

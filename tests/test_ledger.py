@@ -23,7 +23,7 @@ def ledger(settings: Settings) -> Iterator[Ledger]:
 def open_run(ledger: Ledger, run: str = "r", shards: int = 2, model: str = "m") -> None:
     """A run of two rows per shard."""
     rows = shards * 2
-    facts = {"rows": rows, "open": rows, "planned_images": rows}
+    facts = {"rows": rows, "open": rows}
     ledger.create(run, "bulk", facts, b"\0", (Shard(f"{i:06d}", model, 0, 0, 1, 2) for i in range(shards)))
 
 
@@ -142,11 +142,30 @@ def test_a_run_that_was_reopened_while_its_end_files_were_written_is_not_over(le
     open_run(ledger, shards=1)
     ledger.commit(claimed(ledger, "000000"), Outcome(done=(1,), failed=(2,)))
     ledger.reopen("r", [Shard("000000.1", "m", 0, 0, 1, 1, only=(2,))])
-    ledger.end("r")
+    ledger.end("r", "1")
     assert ledger.facts("r")["state"] == "running"
     assert ledger.commit(claimed(ledger, "000000.1"), Outcome(done=(2,))) is True
-    ledger.end("r")
-    assert ledger.facts("r")["state"] == "over"
+    ledger.end("r", "1")  # the first end files come late: they lack the row that was made again
+    assert (ledger.facts("r")["state"], ledger.finishing()) == ("finishing", ["r"])
+    ledger.end("r", "2")
+    assert (ledger.facts("r")["state"], ledger.finishing()) == ("over", [])
+
+
+def test_a_worker_of_a_deleted_run_holds_no_lease_on_a_new_one_of_the_same_name(ledger: Ledger) -> None:
+    open_run(ledger, shards=1)
+    old = claimed(ledger, "000000")
+    ledger.forget("r")
+    open_run(ledger, shards=1)
+    claimed(ledger, "000000")
+    with pytest.raises(LeaseLost):
+        ledger.commit(old, Outcome(done=(1, 2)))
+
+
+def test_whoever_claims_a_shard_after_another_looks_for_pictures_first(ledger: Ledger) -> None:
+    open_run(ledger, shards=1)
+    first = claimed(ledger, "000000")
+    ledger.release(first)
+    assert (first.shard.look, claimed(ledger, "000000").shard.look) == (False, True)
 
 
 def test_a_run_that_is_not_yet_open_is_not_claimed(ledger: Ledger) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 from contextlib import suppress
 
+import proxy
 import pytest
 from fleet import Fleet, wait_for
 
@@ -23,12 +24,12 @@ def assert_all_there(fleet: Fleet, run: str, count: int) -> list[dict[str, objec
     lines = [json.loads(line) for line in fleet.lines(run)]
     assert [line["row"] for line in lines] == list(range(1, count + 1))
     for line in lines:
-        data = fleet.store.get(keys.end_file(run, str(line["key"])))
+        data = fleet.store.get(keys.inside(run, str(line["key"])))
         assert data is not None
         assert hashlib.sha256(data).hexdigest() == line["sha256"]
         assert json.loads(images.read_texts(data)["pixelmill"])["job"] == line["job"]
     stored = {entry.key for entry in fleet.store.list(f"runs/{run}/images/")}
-    assert stored == {keys.end_file(run, str(line["key"])) for line in lines}
+    assert stored == {keys.inside(run, str(line["key"])) for line in lines}
     return lines
 
 
@@ -85,7 +86,7 @@ def test_a_bad_row_fails_alone_with_its_reason_and_its_line_can_be_produced_agai
         assert ["NaN" in failed[2], "black" in failed[3]] == [True, True]
         mended = "\n".join(failed).replace("fail,", "fine,").replace("nan,", "fine,").replace("black,", "fine,")
         assert fleet.finish(fleet.submit(mended, name="failed.csv").run)["done"] == 3
-        page = (fleet.store.get(keys.end_file(run, "index.html")) or b"").decode()
+        page = (fleet.store.get(keys.inside(run, "index.html")) or b"").decode()
         assert page.index("this prompt fails") < page.index("good")  # failures first
         assert "data:image/webp;base64," in page
 
@@ -117,10 +118,13 @@ def test_a_run_whose_ledger_is_lost_goes_on_with_what_is_not_done(fleet: Fleet) 
         wait_for(lambda: fleet.ledger.counts(run)["done"] >= 8, "the first shard")
         worker.kill()
         fleet.ledger.redis.flushdb()
+        stored = {entry.key for entry in fleet.store.list(f"runs/{run}/images/")}
+        fleet.drawn.unlink()
         worker.start()
         assert fleet.submit(text).joined
         assert fleet.finish(run)["done"] == 20
-    assert_all_there(fleet, run, 20)
+    prompts = {keys.inside(run, line["key"]): line["job"]["prompt"] for line in assert_all_there(fleet, run, 20)}
+    assert set(fleet.drawn.read_text().splitlines()) == {prompts[key] for key in prompts.keys() - stored}
 
 
 def test_reuse_copies_the_pictures_of_equal_rows_and_makes_only_the_edited_ones(fleet: Fleet) -> None:
@@ -158,6 +162,24 @@ def test_a_worker_that_is_asked_to_stop_hands_its_shard_back_and_charges_nobody(
     assert {line["attempts"] for line in lines} == {1}
 
 
+def test_a_storage_that_goes_away_in_the_middle_of_a_shard_charges_no_row(fleet: Fleet) -> None:
+    with (
+        proxy.before(fleet.settings.s3_endpoint) as way,
+        fleet.worker(s3_endpoint=f"http://127.0.0.1:{way.port}") as worker,
+    ):
+        run = fleet.submit(file_of(*(f"slow picture {i}" for i in range(8)))).run
+        wait_for(lambda: fleet.ledger.shard(run, "000000").running_rows, "the first model call")
+        way.go_away()
+        wait_for(fleet.drawn.exists, "the last model call")
+        worker.drain.touch()  # the wait for the storage must not keep a worker from leaving
+        wait_for(lambda: fleet.ledger.counts(run)["running"] == 0, "the shard to be handed back")
+        assert fleet.ledger.shard(run, "000000").deaths == {}
+        worker.drain.unlink()
+        way.come_back()
+        assert fleet.finish(run)["done"] == 8
+    assert {line["attempts"] for line in assert_all_there(fleet, run, 8)} == {1}
+
+
 def test_messages_that_get_lost_or_come_twice_do_no_harm(fleet: Fleet) -> None:
     with fleet.worker():
         run = fleet.submit(file_of(*(f"picture {i}" for i in range(32)))).run
@@ -185,7 +207,7 @@ def test_a_model_that_is_damaged_is_no_attempt_and_the_run_says_why_it_waits(fle
 
 
 def test_rm_stops_a_run_and_leaves_nothing_of_it(fleet: Fleet) -> None:
-    session = Session(fleet.settings, fleet.ledger, fleet.store, fleet.app, None)
+    session = Session(fleet.ledger, fleet.store, fleet.app, None)
     with fleet.worker():
         run = fleet.submit(file_of(*(f"slow picture {i}" for i in range(24)))).run
         wait_for(lambda: next(fleet.store.list(f"runs/{run}/images/"), None), "the first picture")
@@ -194,6 +216,21 @@ def test_rm_stops_a_run_and_leaves_nothing_of_it(fleet: Fleet) -> None:
         assert fleet.finish(other)["done"] == 1  # the worker is free again, so the first run has ended
     assert listing.look(session, run) is None
     assert [key for key in fleet.ledger.redis.scan_iter("*") if run in key] == []
+
+
+def test_what_an_interrupted_rm_left_is_not_taken_for_a_new_run_s_own(fleet: Fleet) -> None:
+    session = Session(fleet.ledger, fleet.store, fleet.app, None)
+    with fleet.worker():
+        fleet.submit(file_of("one", "two"), run="mine")
+        fleet.finish("mine")
+        fleet.store.delete(keys.description("mine"))
+        fleet.ledger.forget("mine")
+        fleet.submit(file_of("three"), run="mine")
+        assert fleet.finish("mine")["done"] == 1
+        assert_all_there(fleet, "mine", 1)
+    fleet.store.delete(keys.description("mine"))
+    assert listing.remove(session, "mine", sure=True) == 0
+    assert list(fleet.store.list(keys.prefix("mine"))) == []
 
 
 def test_the_monitor_is_told_run_shard_and_live_progress(fleet: Fleet) -> None:

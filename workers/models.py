@@ -8,6 +8,7 @@ import torch
 
 from shared import catalog
 from shared.errors import ModelError
+from workers import device
 from workers.loaded import Loaded
 
 log = logging.getLogger(__name__)
@@ -16,9 +17,9 @@ log = logging.getLogger(__name__)
 class Models:
     """What is loaded now. Raises ModelError when a model is absent, damaged, or not what the catalog says."""
 
-    def __init__(self, known: catalog.Catalog, device: torch.device, most_bytes: int):
+    def __init__(self, known: catalog.Catalog, on: torch.device, most_bytes: int):
         self.known = known
-        self.device = device
+        self.device = on
         self.most_bytes = most_bytes
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
 
@@ -27,9 +28,10 @@ class Models:
         if name not in self._loaded:
             entry = self._entry(name)
             check_files(entry)
+            self._make_room(sum(path.stat().st_size for path in entry.path.rglob("*")), keep=0)
             self._loaded[name] = LOADERS[entry.family](entry, self.device)
         self._loaded.move_to_end(name)
-        self._make_room()
+        self._make_room(0, keep=1)  # in memory it may be larger than on disk
         return self._loaded[name]
 
     def _entry(self, name: str) -> catalog.Model:
@@ -37,16 +39,22 @@ class Models:
             raise ModelError(f"model {name!r} is not in this worker's catalog; it has {', '.join(self.known.models)}")
         return self.known.models[name]
 
-    def _make_room(self) -> None:
-        while len(self._loaded) > 1 and sum(m.size_bytes for m in self._loaded.values()) > self.most_bytes:
-            name, _ = self._loaded.popitem(last=False)
+    def _make_room(self, coming_bytes: int, keep: int) -> None:
+        """Let the least recently used models go, until what comes fits beside the rest or only `keep` are left."""
+        while len(self._loaded) > keep and coming_bytes + self._resident_bytes() > self.most_bytes:
+            name = next(iter(self._loaded))
+            del self._loaded[name]
+            device.free_memory(self.device)  # its cache of texts refers back to it: only the collector ends that
             log.info("model %s left to make room", name)
 
+    def _resident_bytes(self) -> int:
+        return sum(model.size_bytes for model in self._loaded.values())
 
-def _sd15(entry: catalog.Model, device: torch.device) -> Loaded:
+
+def _sd15(entry: catalog.Model, on: torch.device) -> Loaded:
     from workers import sd15  # noqa: PLC0415  # diffusers takes seconds to import: only who loads such a model waits
 
-    return sd15.load(entry, device)
+    return sd15.load(entry, on)
 
 
 def check_files(entry: catalog.Model) -> None:

@@ -39,33 +39,34 @@ class ShardRun:
         self.finished = 0
         self.tries = 0
 
-    def run(self) -> bool:
-        """Do all of it; True if this closed the run's last row.
+    def run(self) -> None:
+        """Do all of it.
 
         Raises LeaseLost (Draining is one), ModelError, Unreachable; then nothing is committed.
         """
-        tried_before = self.claim.token > 1 or self.tries > 0
+        tried_before = self.claim.shard.look or self.tries > 0
         self.tries += 1
         self.errors.clear()
         if tried_before and (written := self._written()):
-            return self.host.ledger.commit(self.claim, written)
+            self.host.ledger.commit(self.claim, written)
+            return
         self.rows = bury.rows_of(self.host.store, self.claim.run, self.claim.shard)
         model = self.host.models.get(self.claim.shard.model)
-        with Uploads(self.host.store, self.claim.run, model, self.beat.check) as uploads:
+        with Uploads(self.host.store, self.claim.run, model, self.check) as uploads:
             wanted = batches.items(self.rows)
-            todo = self._without_stored(wanted, uploads) if tried_before or self.claim.shard.look else wanted
+            todo = self._without_stored(wanted, uploads) if tried_before else wanted
             self.finished = len(wanted) - len(todo)
             while todo:
                 batch = batches.first(todo, self._most(todo[0]))
                 self._render(batch, model, uploads)
                 todo = todo[len(batch) :]
-            return self._commit(wanted, uploads)
+            self._commit(wanted, uploads)
 
     # --- making ---
 
     def _render(self, batch: Sequence[Item], model: Loaded, uploads: Uploads) -> None:
         """One batch through the model, in smaller pieces where it has to be."""
-        self._check()
+        self.check()
         self.host.ledger.mark_rows(self.claim, [item.row.row for item in batch])
         action = self._try(batch, model, uploads)
         if action is None:
@@ -119,7 +120,7 @@ class ShardRun:
         steps = batch[0].row.job.num_inference_steps
 
         def on_step(step: int) -> None:
-            self._check()
+            self.check()
             self._show(f" (+{len(batch)}: step {step + 1}/{steps})")
 
         return on_step
@@ -128,7 +129,8 @@ class ShardRun:
         total = sum(row.job.num_images_per_prompt for row in self.rows)
         self.tell(f"{self.finished}/{total} images{more}")
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises LeaseLost if the shard is no longer ours, Draining if it is to be handed back."""
         self.beat.check()
         if self.host.must_drain():
             raise Draining("this worker is asked to stop")
@@ -150,21 +152,26 @@ class ShardRun:
             uploads.keep(item)
         return [item for item in wanted if not uploads.kept(item)]
 
-    def _commit(self, wanted: Sequence[Item], uploads: Uploads) -> bool:
+    def _commit(self, wanted: Sequence[Item], uploads: Uploads) -> None:
         lines: list[dict[str, Any]] = []
         tiles: list[Pixels] = []
         for item in wanted:
             line, tile = self._line(item, uploads, len(tiles))
             lines.append(line)
             tiles += tile
-        self.host.ledger.extend(self.claim)  # whoever has lost the lease writes no results
+        self.host.ledger.mark_rows(self.claim, ())  # whoever has lost the lease writes no results
         name, run, store = self.claim.shard.name, self.claim.run, self.host.store
         if tiles:
             sheet_image = sprite(tiles, sheet.TILE, sheet.TILES_PER_LINE)
-            store.put_new(keys.thumbs(run, name), sheet_image, "image/webp")
+            store.put_new(keys.inside(run, self._thumbs), sheet_image, "image/webp")
         body = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
         mine = store.put_new(keys.results(run, name), body, JSON_LINES)
-        return self.host.ledger.commit(self.claim, outcome(lines) if mine else self._written() or outcome(lines))
+        self.host.ledger.commit(self.claim, outcome(lines) if mine else self._written() or outcome(lines))
+
+    @property
+    def _thumbs(self) -> str:
+        """The sheet of small copies of this try; another one may hold others."""
+        return f"thumbs/{self.claim.shard.name}-{self.claim.token}.webp"
 
     def _line(self, item: Item, uploads: Uploads, tile: int) -> tuple[dict[str, Any], list[Pixels]]:
         attempts = self.claim.shard.deaths.get(item.row.row, 0) + 1
@@ -176,7 +183,7 @@ class ShardRun:
             except Exception as error:
                 self.errors[item.key] = (type(error).__name__, str(error))
             else:
-                facts = {**stored.facts, "thumb": {"key": f"thumbs/{self.claim.shard.name}.webp", "tile": tile}}
+                facts = {**stored.facts, "thumb": {"key": self._thumbs, "tile": tile}}
                 return results.done_line(item.row, item.n, f"images/{item.name}", facts, attempts), [stored.tile]
         error_type, text = self.errors[item.key]
         return results.failed_line(item.row, "failed", error_type, text, attempts, item.n), []

@@ -14,9 +14,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from celery.exceptions import OperationalError as CeleryOperationalError
-from kombu.exceptions import OperationalError
-
 from shared import catalog, dispatch, finish, queue
 from shared.errors import PixelmillError, UsageError
 from shared.runs import Ledger
@@ -64,6 +61,8 @@ def visible(index: str, given: str | None) -> str:
 class Worker:
     """The process of one device, in a process group of its own."""
 
+    app = "workers.app:app"
+
     def __init__(self, number: int, device: str, threads: int, drain: Path):
         self.device = device
         self.name = f"{device.replace(':', '')}-{number}@{socket.gethostname()}"
@@ -83,20 +82,23 @@ class Worker:
             **({"CUDA_VISIBLE_DEVICES": card} if kind == "cuda" else {}),
         }
 
-    def keep_alive(self) -> bool:
-        """Start the process if it is not running; True if it runs."""
-        if self._process is not None and self._process.poll() is None:
-            return True
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def keep_alive(self) -> None:
+        """Start the process if it is not running, but not again and again without a pause."""
+        if self.runs:
+            return
         if self._process is not None and self._not_before == 0.0:
             log.warning("worker %s ended with %s; a new one starts", self.name, self._process.returncode)
             self._kill_group()  # its pool process must not run on beside the new one
             self._not_before = time.monotonic() + RESTART_AFTER_S
         if time.monotonic() >= self._not_before:
             self._start()
-        return False
 
     def stop(self) -> None:
-        """Ask the process to end when its task is over."""
+        """Ask the process to end."""
         if self._process is not None:
             self._process.terminate()
 
@@ -112,7 +114,7 @@ class Worker:
         self._process.wait()
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "celery", "-A", "workers.app:app", "worker", "-n", self.name]
+        command = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-n", self.name]
         command += ["-Q", ",".join(queue.LANES), "-l", "INFO", "--without-gossip", "--without-mingle"]
         self._process = subprocess.Popen(command, env=self._environment, start_new_session=True)
         self._not_before = 0.0
@@ -141,13 +143,19 @@ class Supervisor:
             drain = Path(folder, "drain")
             workers = self._workers(drain)
             chores = threading.Thread(target=self._chores, args=(workers,), name="chores")
+            end_files = threading.Thread(target=self._finish_runs, name="end files", daemon=True)
             chores.start()
-            while not self._stop.wait(LOOK_S):
-                for worker in workers:
-                    worker.keep_alive()
-            drain.touch()
-            chores.join()
-            self._end(workers)
+            end_files.start()
+            try:
+                while not self._stop.wait(LOOK_S):
+                    for worker in workers:
+                        worker.keep_alive()
+            finally:
+                self._stop.set()
+                drain.touch()
+                chores.join()
+                self._end(workers)
+                end_files.join(GRACE_S)  # a large run's take minutes; whoever comes next writes them anew
 
     def _workers(self, drain: Path) -> list[Worker]:
         devices = device_names(self.settings)
@@ -163,25 +171,29 @@ class Supervisor:
             _shielded("retire", lambda name=worker.name: self.ledger.retire(name))  # type: ignore[misc]
 
     def _chores(self, workers: list[Worker]) -> None:
-        """Announce and dispatch now and then, write end files soon; none of it may stop the watch over the workers."""
-        next_tick = 0.0
+        """Announce and dispatch now and then; none of it may stop the watch over the workers."""
+        pause_s = FINISH_EVERY_S  # by then the workers are started
+        while not self._stop.wait(pause_s):
+            _shielded("announcement", lambda: self._announce(workers))
+            _shielded("dispatch", lambda: dispatch.tick(self.ledger, self.store, self.app))
+            pause_s = self.settings.tick_s
+
+    def _finish_runs(self) -> None:
+        """Write end files soon after a run's last row. In a thread of its own: a large run's take minutes."""
         while not self._stop.wait(FINISH_EVERY_S):
             _shielded("end files", lambda: finish.tick(self.ledger, self.store))
-            if time.monotonic() >= next_tick:
-                next_tick = time.monotonic() + self.settings.tick_s
-                _shielded("announcement", lambda: self._announce(workers))
-                _shielded("dispatch", lambda: dispatch.tick(self.ledger, self.store, self.app))
 
     def _announce(self, workers: list[Worker]) -> None:
         models = [name for name, model in self.catalog.models.items() if model.path.is_dir()]
         for worker in workers:
-            self.ledger.announce(worker.name, {"device": worker.device, "models": models})
+            if worker.runs:
+                self.ledger.announce(worker.name, {"device": worker.device, "models": models})
 
 
 def _shielded(what: str, chore: Callable[[], object]) -> None:
     try:
         chore()
-    except (PixelmillError, OperationalError, CeleryOperationalError) as error:
+    except PixelmillError as error:
         log.warning("%s: %s", what, error)
     except Exception:
         log.exception("%s failed; it is tried again", what)

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Callable
 
 from celery import Celery
-from celery.exceptions import OperationalError as CeleryOperationalError
-from kombu.exceptions import OperationalError
 
 from shared import dispatch
 from shared.errors import LeaseLost, ModelError, Unreachable
@@ -35,7 +33,8 @@ def work(app: Celery, run: str, shard: str, version: int, tell: Callable[[str], 
 def _run(here: Host, app: Celery, claim: Claim, tell: Callable[[str], None]) -> str:
     try:
         with Heartbeat(here.ledger, claim) as beat:
-            patiently(ShardRun(here, claim, beat, tell).run, beat.check)
+            shard_run = ShardRun(here, claim, beat, tell)
+            patiently(shard_run.run, shard_run.check)
     except Draining:
         patiently(lambda: here.ledger.release(claim))
         return "handed back: this worker is asked to stop"
@@ -55,5 +54,5 @@ def _dispatch(here: Host, app: Celery) -> None:
     """Fill the queue for whoever is free next; if this fails, a supervisor does it a moment later."""
     try:
         dispatch.tick(here.ledger, here.store, app)
-    except (Unreachable, OperationalError, CeleryOperationalError) as error:
+    except Unreachable as error:
         log.warning("dispatch: %s", error)

@@ -54,6 +54,7 @@ class Fleet:
         self.app = queue.make_app(settings)
         self.catalog = catalog.load(settings.models)
         self.store.ensure_bucket()
+        self.drawn = folder / "drawn"  # the prompts that null models drew, a line each
         self._workers: list[str] = []
         self._stop = threading.Event()
         self._chores = threading.Thread(target=self._do_chores, daemon=True)
@@ -83,9 +84,11 @@ class Fleet:
         return (self.store.get(f"runs/{run}/{name}") or b"").decode().splitlines()
 
     @contextmanager
-    def worker(self, number: int = 0, app: str = "null_app:app") -> Iterator["WorkerProcess"]:
-        """A worker like those that a supervisor starts, and its announcement."""
-        worker = WorkerProcess(f"cpu-{number}@test", app, self.folder / f"drain-{number}")
+    def worker(self, number: int = 0, app: str = "null_app:app", **settings: str) -> Iterator["WorkerProcess"]:
+        """A worker like those that a supervisor starts, and its announcement. `settings`: its own PIXELMILL_*."""
+        own = {f"PIXELMILL_{name.upper()}": value for name, value in settings.items()}
+        own |= {"NULL_MODEL_DRAWN": str(self.drawn)}
+        worker = WorkerProcess(f"cpu-{number}@test", app, self.folder / f"drain-{number}", own)
         self._workers.append(worker.name)
         try:
             yield worker
@@ -110,17 +113,18 @@ class Fleet:
 class WorkerProcess:
     """A Celery process in a process group of its own."""
 
-    def __init__(self, name: str, app: str, drain: Path):
+    def __init__(self, name: str, app: str, drain: Path, settings: dict[str, str]):
         self.name = name
         self.app = app
         self.drain = drain  # while it exists, shards are handed back
+        self.settings = settings
         self.start()
 
     def start(self) -> None:
         command = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-n", self.name, "-l", "INFO"]
         command += ["-Q", ",".join(queue.LANES), "--without-gossip", "--without-mingle"]
         own = {"PIXELMILL_WORKER": self.name, "PIXELMILL_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-        own |= {"PIXELMILL_DRAIN": str(self.drain)}
+        own |= {"PIXELMILL_DRAIN": str(self.drain)} | self.settings
         environment = os.environ | own | {"PYTHONPATH": str(SUPPORT)}
         self.process = subprocess.Popen(command, env=environment, start_new_session=True)
 

@@ -39,6 +39,8 @@ def draw(items, model, on_step):
         if any("slow" in prompt for prompt in prompts):
             time.sleep(0.05)
         on_step(step)
+    with open(os.environ["NULL_MODEL_DRAWN"], "a") as drawn:
+        drawn.writelines(f"{prompt}\n" for prompt in prompts)
     return [picture(item) for item in items]
 
 

@@ -1,0 +1,98 @@
+"""The connection to Redis: calls, scripts, locks and the clock, with Unreachable for whatever goes wrong on the way."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import LockError, RedisError
+from redis.retry import Retry
+
+from shared import scripts
+from shared.errors import Unreachable
+from shared.settings import Settings
+
+
+class Broker:
+    """One client of the broker, shared by all threads of a process."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.redis: Any = redis.Redis.from_url(
+            settings.redis_url.get_secret_value(),
+            decode_responses=True,
+            socket_connect_timeout=5,
+            socket_timeout=30,
+            health_check_interval=25,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
+        )
+        self._scripts: dict[str, Any] = {}
+
+    @contextmanager
+    def lock(self, name: str, lease_s: float, wait_s: float = 0.0) -> Iterator[Any]:
+        """A short lease on a name; yields None if somebody else has it."""
+        lock = self.redis.lock(f"lock:{name}", timeout=lease_s, blocking_timeout=wait_s)
+        try:
+            taken = lock.acquire(blocking=wait_s > 0)
+        except RedisError as error:
+            raise _unreachable(error) from error
+        try:
+            yield lock if taken else None
+        except LockError as error:
+            raise Unreachable(f"the lock on {name} ran out before the work was done; start again") from error
+        except RedisError as error:
+            raise _unreachable(error) from error
+        finally:
+            if taken:
+                _let_go(lock)
+
+    def now_ms(self) -> int:
+        """The broker's clock: the only one that leases know."""
+        seconds, microseconds = self._call("time")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    def _scan(self, pattern: str) -> list[str]:
+        try:
+            return list(self.redis.scan_iter(match=pattern, count=5000))
+        except RedisError as error:
+            raise _unreachable(error) from error
+
+    def _call(self, command: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return getattr(self.redis, command)(*arguments, **options)
+        except RedisError as error:
+            raise _unreachable(error) from error
+
+    def _pipe(self, commands: Iterable[tuple[Any, ...]], transaction: bool = False) -> None:
+        pipe = self.redis.pipeline(transaction)
+        for command, key, *arguments in commands:
+            if command == "hset":
+                pipe.hset(key, mapping=arguments[0])
+            else:
+                getattr(pipe, command)(key, *arguments)
+        try:
+            pipe.execute()
+        except RedisError as error:
+            raise _unreachable(error) from error
+
+    def _script(self, name: str, names: list[str], arguments: list[Any]) -> Any:
+        if name not in self._scripts:
+            self._scripts[name] = self.redis.register_script(getattr(scripts, name))
+        try:
+            return self._scripts[name](keys=names, args=arguments)
+        except RedisError as error:
+            raise _unreachable(error) from error
+
+
+def ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _unreachable(error: RedisError) -> Unreachable:
+    return Unreachable(f"broker: {error}; check PIXELMILL_REDIS_URL, or start the local stack with `produce up`")
+
+
+def _let_go(lock: Any) -> None:
+    with suppress(RedisError):  # it ran out meanwhile: whoever has it now keeps it
+        lock.release()

@@ -1,0 +1,61 @@
+"""What a worker keeps loaded."""
+
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared import catalog
+from shared.catalog import Catalog, Model
+from workers import models
+from workers.loaded import Loaded
+from workers.models import Models
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+    """Three models with 100 bytes on disk, which take 150 in memory."""
+    found = {}
+    for name in ("a", "b", "c"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "weights").write_bytes(name.encode() * 100)
+        found[name] = Model(name=name, family="sd15", path=folder, identity=catalog.identity(folder))
+    monkeypatch.setitem(models.LOADERS, "sd15", lambda entry, on: Loaded(entry.name, entry.identity, on, None, 150))
+    return Catalog(default="a", models=found)
+
+
+def test_a_model_stays_loaded_and_the_least_recently_used_leaves_first(known: Catalog) -> None:
+    held = Models(known, CPU, most_bytes=450)
+    first = held.get("a")
+    held.get("b")
+    held.get("c")
+    assert held.get("a") is first
+    held.most_bytes = 300
+    held.get("a")
+    assert list(held._loaded) == ["c", "a"]
+
+
+def test_the_old_model_has_left_memory_before_the_new_one_comes(
+    known: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, seen = Models(known, CPU, most_bytes=200), []
+    old = weakref.ref(held.get("a"))
+    gc.disable()  # what a worker does by itself must be enough
+    try:
+        load = models.LOADERS["sd15"]
+        monkeypatch.setitem(models.LOADERS, "sd15", lambda entry, on: seen.append(old()) or load(entry, on))
+        held.get("b")
+    finally:
+        gc.enable()
+    assert seen == [None]
+
+
+def test_the_model_in_use_stays_however_large(known: Catalog) -> None:
+    held = Models(known, CPU, most_bytes=10)
+    assert held.get("b").name == "b"
+    assert held.get("b") is held.get("b")
