@@ -6,6 +6,7 @@ from typing import Literal
 
 from producer.faults import BadCell, did_you_mean
 from shared import jobs, results, schedulers
+from shared import post as post_
 from shared.catalog import Catalog, Limits, Model
 
 # Canonical name (diffusers') -> what users of other tools call it. Case, spaces and dashes do not matter.
@@ -23,6 +24,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "model": ("sd_model_checkpoint", "ckpt_name", "checkpoint"),
     "output_format": ("image_format", "format"),
     "quality": ("jpeg_quality",),
+    "post": ("post_processing",),
     "filename": ("file_name",),
     "custom_id": (),
     "kind": (),
@@ -141,6 +143,35 @@ def output_format(cell: str) -> jobs.OutputFormat:
     if cell.lower() not in _FORMATS:
         raise BadCell("one of png, jpeg, webp", did_you_mean(cell, _FORMATS))
     return _FORMATS[cell.lower()]
+
+
+def post(cell: str) -> tuple[str, ...]:
+    """Steps separated by semicolons, in their shortest spelling: `Brightness: 1.10` is `brightness:1.1`."""
+    steps = tuple(_post_step(step) for step in cell.lower().split(";") if step.strip())
+    if len(steps) > post_.MOST_STEPS:
+        raise BadCell(f"at most {post_.MOST_STEPS} steps", found=f"{len(steps)} steps")
+    if sum(step.startswith("upscale") for step in steps) > 1:
+        raise BadCell("one upscale at most", "upscale:4 is the most")
+    return steps
+
+
+def _post_step(step: str) -> str:
+    name, colon, amount = (part.strip() for part in step.partition(":"))
+    if name not in post_.STEPS:
+        raise BadCell(
+            "steps such as 'autocontrast;sharpen:0.5' of " + ", ".join(post_.STEPS), did_you_mean(name, post_.STEPS)
+        )
+    limits = post_.STEPS[name]
+    if limits is None:
+        if colon:
+            raise BadCell(f"{name} without a number")
+        return name
+    low, high = limits
+    try:
+        value = whole(amount, int(low), int(high)) if name in post_.WHOLE else decimal(amount, low, high)
+    except BadCell as bad:
+        raise BadCell(f"{name}: and {bad.expected}", bad.hint) from bad
+    return f"{name}:{value:g}"
 
 
 def kind(cell: str) -> Literal["txt2img"]:

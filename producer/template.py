@@ -17,6 +17,7 @@ T = TypeVar("T")
 ANY_SIZE = Limits(min_size=8, max_size=1 << 16, multiple_of=1)  # while the row's model is not known
 HOLE = "<hole>"
 STEPS = "num_inference_steps"
+NO_STEPS: tuple[str, ...] = ()
 
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -79,6 +80,7 @@ def template(cells: Mapping[str, str], names: Mapping[str, str], catalog: Catalo
         num_images_per_prompt=read("num_images_per_prompt", 1, columns.whole, 1, settings.max_images_per_row),
         output_format=read("output_format", "png", columns.output_format),
         quality=read("quality", jobs.QUALITY, columns.whole, 1, 100),
+        post=read("post", NO_STEPS, columns.post),
     )
     values = job.model_dump() | {"seed": HOLE}
     return Template(

@@ -34,6 +34,7 @@ class Txt2Img(BaseModel):
     num_images_per_prompt: Annotated[int, Field(ge=1)] = 1
     output_format: OutputFormat = "png"
     quality: Annotated[int, Field(ge=1, le=100)] = QUALITY  # JPEG and WebP; 100 is lossless WebP
+    post: tuple[str, ...] = ()  # steps of shared.post, in order
 
 
 Job = Txt2Img

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 from fleet import Fleet, write_models
@@ -14,6 +15,10 @@ from producer import stack
 from shared import settings as settings_
 
 DATABASES = 16  # Valkey's default
+
+# The same cases every time, and no deadline: how long a case takes says more about the machine than about the code.
+hypothesis.settings.register_profile("pixelmill", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("pixelmill")
 
 _database = itertools.count(1)
 

@@ -21,7 +21,7 @@ from shared.errors import UsageError
 from shared.settings import Settings
 from workers.demo import captions, scenes
 
-ALWAYS_EQUAL = hypothesis.settings(derandomize=True, deadline=None, max_examples=150)
+EXAMPLES = hypothesis.settings(max_examples=150)
 CATALOG = Catalog(
     default="demo",
     models={
@@ -238,7 +238,7 @@ def test_bad_rows_come_with_their_cells_and_reasons_beside_the_good_ones(tmp_pat
     assert json.dumps(bad)
 
 
-@ALWAYS_EQUAL
+@EXAMPLES
 @hypothesis.given(
     prompts=st.lists(CSV_TEXT.filter(str.strip), min_size=1, max_size=8), end=st.sampled_from(["\n", "\r\n"])
 )
@@ -258,7 +258,7 @@ def test_prompts_that_a_csv_writer_wrote_are_read_back_equal(tmp_path_factory, p
     )
 
 
-@ALWAYS_EQUAL
+@EXAMPLES
 @hypothesis.given(
     head=st.sampled_from([b"", b"prompt\n", b"prompt,steps,filename,seed\n", b'"prompt",sampler\r']),
     body=st.lists(
@@ -280,7 +280,7 @@ def test_no_bytes_crash_the_check_and_the_second_pass_agrees(tmp_path_factory, h
     assert json.dumps([row.as_line() for row in found if isinstance(row, Rejected)], ensure_ascii=False).encode()
 
 
-@ALWAYS_EQUAL
+@EXAMPLES
 @hypothesis.given(prompt=CSV_TEXT.filter(str.strip), negative=CSV_TEXT.map(str.strip), seed=st.integers(0, 2**32 - 1))
 def test_the_fast_job_id_is_the_one_of_shared_jobs(tmp_path_factory, prompt, negative, seed):
     path = tmp_path_factory.mktemp("id") / "a.csv"
@@ -313,7 +313,7 @@ class Counted(Lines):
         return line
 
 
-@ALWAYS_EQUAL
+@EXAMPLES
 @hypothesis.given(
     st.lists(st.sampled_from(['"', '""', '"""', ",", "\n", "\n", "a"]), max_size=60), st.sampled_from([16, 999])
 )

@@ -5,6 +5,7 @@ import json
 import re
 from contextlib import suppress
 
+import numpy as np
 import proxy
 import pytest
 from fleet import Fleet, wait_for
@@ -13,6 +14,7 @@ from producer import follow, listing
 from producer.session import Session
 from shared import images, keys, queue
 from shared.errors import RunConflict
+from workers import post
 
 
 def file_of(*prompts: str) -> str:
@@ -148,6 +150,17 @@ def test_skipped_rows_are_counted_and_stand_in_failed_csv(fleet: Fleet) -> None:
         counts = fleet.finish(run)
     assert counts == {"rows": 2, "done": 1, "failed": 0, "dead": 0, "skipped": 1, "images": 1}
     assert "bad,many" in fleet.lines(run, "failed.csv")[1]
+
+
+def test_a_picture_is_stored_after_the_steps_that_its_row_asks_for(fleet: Fleet) -> None:
+    with fleet.worker():
+        run = fleet.submit("prompt,seed,post\nplain,5,\nmore,5,saturation:0;upscale:2\n").run
+        assert fleet.finish(run)["done"] == 2
+    plain, more = assert_all_there(fleet, run, 2)
+    made = images.decode(fleet.store.get(keys.inside(run, str(more["key"]))) or b"")
+    before = images.decode(fleet.store.get(keys.inside(run, str(plain["key"]))) or b"")
+    assert np.array_equal(made, post.apply(before, ["saturation:0", "upscale:2"]))
+    assert (plain["width"], more["width"], more["job"]["width"]) == (64, 128, 64)
 
 
 def test_a_worker_that_is_asked_to_stop_hands_its_shard_back_and_charges_nobody(fleet: Fleet) -> None:

@@ -17,7 +17,7 @@ from shared import images, keys, sheet
 from shared.errors import BadImage
 from shared.images import Pixels
 from shared.store import Store
-from workers import gate
+from workers import gate, post
 from workers.batches import Item
 from workers.loaded import Loaded
 from workers.patience import patiently
@@ -76,8 +76,8 @@ class Uploads:
 
     def _put(self, item: Item, pixels: Pixels | None, made: dict[str, Any]) -> Stored:
         start = time.perf_counter()
-        good = gate.check(pixels)
         job = item.row.job
+        good = post.apply(gate.check(pixels), job.post)
         data = images.encode(good, job, images.texts(job, item.n, self.model.name, self.model.identity))
         facts = _facts(data, good) | made
         encoded = time.perf_counter()
