@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,7 @@ from fleet import Fleet, wait_for
 
 from shared.errors import UsageError
 from shared.settings import Settings
-from workers.supervisor import device_names, visible
+from workers.supervisor import Supervisor, device_names, visible
 
 
 def test_a_supervisor_keeps_a_worker_per_device_and_leaves_nothing_behind(fleet: Fleet) -> None:
@@ -43,6 +44,38 @@ def test_workers_end_with_a_supervisor_that_is_killed(fleet: Fleet) -> None:
     supervisor.kill()
     supervisor.wait()
     wait_for(lambda: not any(child.is_running() for child in everything), "the end of the worker")
+
+
+class Worker:
+    """Stands for a worker process, to a supervisor that only asks whether it runs."""
+
+    def __init__(self, name: str, runs: bool):
+        self.name = name
+        self.runs = runs
+        self.device = "cpu"
+
+
+def test_end_files_that_take_long_keep_nobody_from_being_announced(fleet: Fleet, monkeypatch) -> None:
+    supervisor = Supervisor(fleet.settings.model_copy(update={"tick_s": 0.05}))
+    begun = threading.Event()
+    monkeypatch.setattr("workers.supervisor.finish.tick", lambda *_: begun.set() or supervisor._stop.wait())
+    workers = [Worker("works@test", runs=True), Worker("fell@test", runs=False)]
+    threads = [
+        threading.Thread(target=supervisor._finish_runs),
+        threading.Thread(target=supervisor._chores, args=(workers,)),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        assert begun.wait(30)
+        wait_for(fleet.ledger.workers, "an announcement")
+        seen = fleet.ledger.workers()["works@test"]["seen_ms"]
+        wait_for(lambda: fleet.ledger.workers()["works@test"]["seen_ms"] > seen, "the next announcement")
+        assert list(fleet.ledger.workers()) == ["works@test"]
+    finally:
+        supervisor._stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_devices_are_those_of_the_setting() -> None:
