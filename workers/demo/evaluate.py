@@ -44,7 +44,7 @@ class Case:
 @dataclass(frozen=True)
 class Settings:
     steps: int = 20
-    guidance: float = 4.0
+    guidance: float = 2.0
     batch_size: int = 10
     size: int = 0  # 0: the model's own
 
@@ -127,7 +127,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=200, help="prompts, half of them held-out (default: %(default)s)")
     parser.add_argument("--scheduler", choices=SCHEDULERS, default="default")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--batch-size", type=int, default=10)
     parser.add_argument("--size", type=int, default=0, help="side of the pictures (default: the model's own)")
     parser.add_argument("--grid", type=Path, help="save the first 60 pictures, ten in a row, as this PNG")
