@@ -1,6 +1,7 @@
 """The command `produce`."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from shared.errors import PixelmillError, UsageError
 
 if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help answers at once
     from producer.session import Session
+
+
+RUN_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(f"produce: {error}", file=sys.stderr)
+        return UsageError.exit_code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,13 +54,13 @@ def parser() -> argparse.ArgumentParser:
         ("watch", _watch, "follow a run to its end"),
     ):
         command = _command(commands, name, function, text)
-        command.add_argument("name", metavar="RUN")
+        command.add_argument("name", metavar="RUN", type=_run_name)
         _json_option(command)
     fetch = _command(commands, "download", _download, "fetch a run's pictures and end files")
-    fetch.add_argument("name", metavar="RUN")
+    fetch.add_argument("name", metavar="RUN", type=_run_name)
     fetch.add_argument("folder", metavar="DIR", type=Path)
     remove = _command(commands, "rm", _rm, "delete a run and all its pictures")
-    remove.add_argument("name", metavar="RUN")
+    remove.add_argument("name", metavar="RUN", type=_run_name)
     remove.add_argument("--yes", action="store_true", help="do not ask")
     return top
 
@@ -61,7 +68,9 @@ def parser() -> argparse.ArgumentParser:
 def _csv_options(top: argparse.ArgumentParser) -> None:
     top.set_defaults(run_command=_produce, json=False)
     top.add_argument("--csv", metavar="FILE", type=Path, help="make a picture for every row of FILE")
-    top.add_argument("--run", metavar="NAME", help="name of the run (default: from file name and content)")
+    top.add_argument(
+        "--run", metavar="NAME", type=_run_name, help="name of the run (default: from file name and content)"
+    )
     top.add_argument("--dry-run", action="store_true", help="check the file, show what it would make, and stop")
     top.add_argument("--no-wait", action="store_true", help="submit and return")
     top.add_argument("--skip-bad", action="store_true", help="leave bad rows out instead of refusing the file")
@@ -75,7 +84,7 @@ def _csv_options(top: argparse.ArgumentParser) -> None:
         type=_pair,
         help="what an empty cell of COLUMN means; may be given several times",
     )
-    top.add_argument("--reuse", metavar="RUN", help="copy pictures of equal rows from an earlier run")
+    top.add_argument("--reuse", metavar="RUN", type=_run_name, help="copy pictures of equal rows from an earlier run")
     top.add_argument(
         "--seed-salt", metavar="TEXT", default="", help="another salt, other pictures for rows without seed"
     )
@@ -96,9 +105,16 @@ def _json_option(command: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) == 0:
         raise argparse.ArgumentTypeError(f"found {text!r}; expected a whole number from 1")
     return int(text)
+
+
+def _run_name(text: str) -> str:
+    if not RUN_NAME.fullmatch(text):
+        expected = "1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot"
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected {expected}")
+    return text
 
 
 def _pair(text: str) -> tuple[str, str]:

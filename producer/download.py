@@ -48,6 +48,7 @@ def download(store: Store, run: str, folder: Path) -> Downloaded:
 
 def _claim(folder: Path, run: str, about: bytes) -> None:
     """Make the folder this run's, unless it is another's."""
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / DESCRIPTION
     if marker.exists():
@@ -55,6 +56,21 @@ def _claim(folder: Path, run: str, about: bytes) -> None:
         if (other["run"], other["hash"]) != (run, json.loads(about)["hash"]):
             raise UsageError(f"{folder} holds run {other['run']} ({other['file']}); choose another folder for {run}")
     _write(marker, about)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UsageError unless the folder is new, empty, or made by a download: nobody's files are overwritten."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: found a file; expected a folder for the pictures, or the name of a new one")
+    try:
+        known = json.loads((folder / DESCRIPTION).read_bytes())
+        ours = {"run", "hash", "file"} <= known.keys()
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if not ours and any(folder.iterdir()):
+        raise UsageError(f"{folder} holds other files; choose a new folder for the pictures")
 
 
 def _pictures(store: Store, run: str) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from shared import dispatch, keys
@@ -94,7 +95,7 @@ class Served:
         if not text:
             self.since, self.said = time.monotonic(), ""
         elif time.monotonic() - self.since > NOBODY_AFTER_S and text != self.said:
-            self.console.print(f"[yellow]waiting:[/] {text}", highlight=False)
+            self.console.print(f"[yellow]waiting:[/] {escape(text)}", highlight=False)
             self.said = text
 
 

@@ -7,6 +7,8 @@ from producer.columns import ALIASES, IGNORED, NAMES, plain
 from producer.faults import Problem, did_you_mean, shown
 from producer.records import Record
 
+MOST_HINTS = 50  # names looked up among the known ones; in a table that wide, the others are data
+
 
 @dataclass
 class Header:
@@ -23,6 +25,11 @@ class Header:
     def kept(self) -> dict[str, int]:
         """Columns that go with the row: all but those that pixelmill wrote into failed.csv."""
         return {name: i for i, name in enumerate(self.names) if plain(name) not in IGNORED}
+
+    @cached_property
+    def first(self) -> dict[str, int]:
+        """Where each name stands first."""
+        return {name: index for index, name in reversed(list(enumerate(self.names)))}
 
     def name(self, index: int) -> str:
         """How to speak of a column."""
@@ -55,7 +62,7 @@ def _place(header: Header, index: int, name: str, column: str | None) -> Problem
     """Put one column where it belongs, or say why not."""
     if not name:
         return Problem(header.name(index), "an empty name", "a name for every column", "name it or remove the column")
-    first = header.names.index(name)
+    first = header.first[name]
     if first < index:
         return Problem(name, f"the name twice, in columns {first + 1} and {index + 1}", "each name once")
     if column in header.at:
@@ -65,7 +72,7 @@ def _place(header: Header, index: int, name: str, column: str | None) -> Problem
         header.at[column] = index
     elif plain(name) not in IGNORED:
         header.metadata[name] = index
-        near = did_you_mean(plain(name), NAMES)
+        near = did_you_mean(plain(name), NAMES) if len(header.warnings) < MOST_HINTS else ""
         header.warnings.append(f"column {name!r} is not known and kept as metadata" + (f"; {near}" if near else ""))
     return None
 

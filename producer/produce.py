@@ -3,10 +3,11 @@
 import argparse
 import json
 import sys
+from collections import Counter
 from typing import Any
 
 from producer import follow, rows
-from producer.download import download
+from producer.download import check_folder, download
 from producer.rows import ReadOptions, Report
 from producer.session import Session, open_session
 from producer.submit import Request, Submission, Submitted
@@ -18,6 +19,10 @@ def produce(arguments: argparse.Namespace) -> int:
     """The whole way of a file; the exit code."""
     if arguments.no_wait and arguments.download:
         raise UsageError("--download waits for the run's end, --no-wait does not: leave one of them out")
+    if arguments.download is not None:
+        check_folder(arguments.download)
+    if twice := [name for name, count in Counter(name for name, _ in arguments.set).items() if count > 1]:
+        raise UsageError(f"--set {twice[0]}: given twice")
     known = settings.load()
     options = ReadOptions(salt=arguments.seed_salt, limit=arguments.limit, fills=dict(arguments.set))
     request = Request(arguments.csv, options, arguments.run, arguments.skip_bad, arguments.reuse)

@@ -39,7 +39,7 @@ def retry_failed(ledger: Ledger, store: Store, run: str) -> int:
     """Send failed and dead rows out again; returns how many."""
     failed = set(ledger.failed_rows(run))
     if failed:
-        ledger.reopen(run, open_shards(store, run, failed.__contains__))
+        ledger.reopen(run, open_shards(store, run, failed.__contains__, ledger.next_try(run)))
     return len(failed)
 
 
@@ -60,8 +60,9 @@ def done_rows(store: Store, run: str, last_row: int) -> tuple[bytearray, int]:
     return done, images
 
 
-def open_shards(store: Store, run: str, is_open: Callable[[int], bool]) -> Iterator[Shard]:
-    """The shards that cover the open rows. A shard that has results already goes out under a new generation."""
+def open_shards(store: Store, run: str, is_open: Callable[[int], bool], least: int = 1) -> Iterator[Shard]:
+    """The shards that cover the open rows. A shard that has results already goes out under a new generation: the first
+    that neither has results nor is below `least`, because those may still be out."""
     prefix = keys.results(run)
     written = [entry.key.removeprefix(prefix).removesuffix(".jsonl") for entry in store.list(prefix)]
     newest: dict[str, int] = {}
@@ -73,13 +74,13 @@ def open_shards(store: Store, run: str, is_open: Callable[[int], bool]) -> Itera
         todo = tuple(row for row in rows if is_open(row))
         if todo:
             shard = Shard(**line)
-            yield _next_try(shard, rows, todo, newest.get(shard.name))
+            yield _next_try(shard, rows, todo, newest.get(shard.name), least)
 
 
-def _next_try(shard: Shard, rows: list[int], todo: tuple[int, ...], newest: int | None) -> Shard:
+def _next_try(shard: Shard, rows: list[int], todo: tuple[int, ...], newest: int | None, least: int) -> Shard:
     if newest is None and len(todo) == len(rows):
         return shard
-    return replace(shard, name=f"{shard.name}.{(newest or 0) + 1}", count=len(todo), only=todo, look=True)
+    return replace(shard, name=f"{shard.name}.{max((newest or 0) + 1, least)}", count=len(todo), only=todo, look=True)
 
 
 def _bit(bits: bytearray, row: int) -> int:

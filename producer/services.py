@@ -80,6 +80,8 @@ def valkey(root: Path, ports: Ports, secrets: Secrets) -> Service:
 def seaweedfs(root: Path, ports: Ports, secrets: Secrets) -> Service:
     text = json.dumps(_identities(secrets), indent=1)
     identities = write_private(root / "seaweedfs" / "identities.json", text)
+    between = _security(secrets)
+    write_private(identities.parent / "security.toml", between)  # found there because it is the working folder
     data = identities.parent / "data"
     data.mkdir(mode=0o700, exist_ok=True)
     own = (ports.s3, ports.s3_master, ports.s3_filer, ports.s3_volume, ports.s3_admin)
@@ -112,7 +114,7 @@ def seaweedfs(root: Path, ports: Ports, secrets: Secrets) -> Service:
         log=root / "logs" / "seaweedfs.log",
         # It refuses strangers: it is up, and its keys are loaded.
         ready=lambda: _http_status(ports.s3, "/") == 403,
-        fingerprint=fingerprint(*argv, text),
+        fingerprint=fingerprint(*argv, text, between),
         ports=own + tuple(port + GRPC_STEP for port in own),
         grace_s=15.0,
     )
@@ -176,6 +178,13 @@ def write_private(path: Path, text: str) -> Path:
         file.write(text)
     fresh.replace(path)
     return path
+
+
+def _security(secrets: Secrets) -> str:
+    """Keys between SeaweedFS' own parts: without them its inner ports give every file to whoever asks."""
+    parts = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
+    keys = {part: hashlib.sha256(f"{part} {secrets.s3_secret_key}".encode()).hexdigest() for part in parts}
+    return "".join(f'[{part}]\nkey = "{key}"\n' for part, key in keys.items())
 
 
 def _identities(secrets: Secrets) -> dict[str, object]:

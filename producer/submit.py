@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,6 @@ from shared.runs import Ledger
 from shared.settings import Settings
 from shared.store import Store
 
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LOCK_LEASE_S = 180.0  # in which a part must be stored
 LOCK_WAIT_S = 600.0
 
@@ -59,13 +59,9 @@ def run_hash(report: Report, options: ReadOptions, catalog: Catalog) -> str:
 
 
 def run_name(wanted: str | None, path: Path, digest: str) -> str:
-    """The name that the user gave, or one that says where the run comes from. Raises UsageError."""
-    if wanted is None:
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "run"
-        return f"{stem[:55]}-{digest[:8]}"
-    if not NAME.fullmatch(wanted) or wanted.startswith("."):
-        raise UsageError(f"--run: found {wanted!r}; expected 1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot")
-    return wanted
+    """The name that the user gave, or one that says where the run comes from."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "run"
+    return wanted or f"{stem[:55]}-{digest[:8]}"
 
 
 class Submission:
@@ -139,7 +135,7 @@ class Submission:
             "run": self.run,
             "hash": self.hash,
             "schema": jobs.SCHEMA_VERSION,
-            "file": self.request.path.name,
+            "file": os.fsencode(self.request.path.name).decode("utf-8", "replace"),
             "file_sha256": report.file_sha256,
             "header": list(report.columns),
             "seed_column": report.seed_column,

@@ -159,10 +159,20 @@ class Table:
         faults.sort(key=lambda fault: order.get(fault.column, -1))
         cells, raw = record.cells, record.raw
         if raw is not None:
-            cells = next(csv.reader([raw]), [])
+            cells = _cut(raw)
         elif len(cells) > len(self.header.names):  # the cells beyond the last column are the user's text as well
             raw = _as_csv(cells)
+            last = len(self.header.names) - 1
+            cells = [*cells[:last], ",".join(cells[last:])]  # most often, a comma in a cell without quotes
         return Rejected(number, record.line, self.original(cells), raw, tuple(faults))
+
+
+def _cut(raw: str) -> list[str]:
+    """The cells of a record that could not be cut, as far as they can be told."""
+    try:
+        return next(csv.reader([raw]), [])
+    except csv.Error:
+        return []
 
 
 def _as_csv(cells: list[str]) -> str:

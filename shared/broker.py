@@ -10,7 +10,7 @@ from redis.exceptions import LockError, RedisError
 from redis.retry import Retry
 
 from shared import scripts
-from shared.errors import Unreachable
+from shared.errors import Unreachable, UsageError
 from shared.settings import Settings
 
 
@@ -19,14 +19,18 @@ class Broker:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.redis: Any = redis.Redis.from_url(
-            settings.redis_url.get_secret_value(),
-            decode_responses=True,
-            socket_connect_timeout=5,
-            socket_timeout=30,
-            health_check_interval=25,
-            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
-        )
+        try:
+            self.redis: Any = redis.Redis.from_url(
+                settings.redis_url.get_secret_value(),
+                decode_responses=True,
+                socket_connect_timeout=5,
+                socket_timeout=30,
+                health_check_interval=25,
+                retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
+            )
+        except ValueError:  # its text may hold a part of the password
+            expected = "expected redis://[user:password@]host:port/number; a special character of a password as %XX"
+            raise UsageError(f"PIXELMILL_REDIS_URL: found no such address; {expected}") from None
         self._scripts: dict[str, Any] = {}
 
     @contextmanager

@@ -98,8 +98,10 @@ def _read(path: Path) -> tuple[str, dict[str, Model]]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ModelError(f"{path}: cannot be read as TOML: {error}") from error
-    entries = table.get("models", {})
-    return table.get("default", ""), {name: _model(path, name, entry) for name, entry in entries.items()}
+    default, entries = table.get("default", ""), table.get("models", {})
+    if not isinstance(default, str) or not isinstance(entries, dict):
+        raise ModelError(f'{path}: expected default = "NAME" and tables [models.NAME]')
+    return default, {name: _model(path, name, entry) for name, entry in entries.items()}
 
 
 def _model(path: Path, name: str, entry: dict[str, Any]) -> Model:

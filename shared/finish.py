@@ -19,6 +19,7 @@ from shared.store import JSON_LINES, Store
 
 log = logging.getLogger(__name__)
 LOCK_LEASE_S = 120.0
+LINES_PER_LEASE = 100_000  # of the manifest: some seconds
 Line = dict[str, Any]
 
 
@@ -49,9 +50,9 @@ def finish(store: Store, about: dict[str, Any], keep_lock: Callable[[], object])
     run = about["run"]
     with tempfile.TemporaryDirectory(prefix="pixelmill-") as folder, closing(_open(Path(folder))) as table:
         _collect(store, run, table, keep_lock)
-        _attach_cells(store, about, table)
-        _write(store, run, "manifest.jsonl", (dump(line) for line in _lines(table)))
-        _write(store, run, "metadata.jsonl", (dump(m) for m in map(_metadata, _lines(table, "done"))))
+        _attach_cells(store, about, table, keep_lock)
+        _write(store, run, "manifest.jsonl", (dump(line) for line in _kept(_lines(table), keep_lock)))
+        _write(store, run, "metadata.jsonl", (dump(_metadata(m)) for m in _kept(_lines(table, "done"), keep_lock)))
         keep_lock()
         _write(store, run, "failed.csv", _failed_csv(about["header"], about["seed_column"], table))
         summary = _summary(about, table)
@@ -98,7 +99,9 @@ def _record(raw: bytes, rank: int) -> tuple[int, int, str, int, str]:
     return line["row"], line["n"], line["state"], rank + done_first, raw.decode()
 
 
-def _attach_cells(store: Store, about: dict[str, Any], table: sqlite3.Connection) -> None:
+def _attach_cells(
+    store: Store, about: dict[str, Any], table: sqlite3.Connection, keep_lock: Callable[[], object]
+) -> None:
     """The original cells of every row that is not done: from the job parts, and of rows left out, rejected.jsonl."""
     run, seed = about["run"], about["seed_column"]
     for raw in store.lines(keys.rejected(run)) if about["rows_skipped"] else ():
@@ -109,6 +112,7 @@ def _attach_cells(store: Store, about: dict[str, Any], table: sqlite3.Connection
         return
     failed = "select line from lines where row = ? and state != 'done' limit 1"
     for number in range(about["parts"]):
+        keep_lock()
         for raw in store.lines(keys.part(run, number)):
             row = json.loads(raw)
             for (line,) in table.execute(failed, (row["row"],)):
@@ -129,6 +133,14 @@ def _sheet_lines(table: sqlite3.Connection) -> list[Line]:
     """What the contact sheet shows: failures first, then pictures in row order."""
     query = "select line from lines order by state = 'done', row, n limit ?"
     return [json.loads(text) for (text,) in table.execute(query, (sheet.MOST_IMAGES,))]
+
+
+def _kept(lines: Iterable[Line], keep_lock: Callable[[], object]) -> Iterator[Line]:
+    """The lines, and the lock held however many they are."""
+    for number, line in enumerate(lines):
+        if number % LINES_PER_LEASE == 0:
+            keep_lock()
+        yield line
 
 
 def _metadata(line: Line) -> Line:

@@ -22,6 +22,7 @@ Pixels = NDArray[np.uint8]
 CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FILTER_UP = 2
+MOST_EXIF_BYTES = 65_000  # a JPEG segment has 65,533
 ISAL_LEVEL = 1  # 512x512: 1.4 ms and 497 kB; zlib's default takes 41 ms for 428 kB (docs/decisions/0005)
 
 
@@ -31,11 +32,12 @@ def encode(pixels: Pixels, job: Job, texts: dict[str, str]) -> bytes:
         return encode_png(pixels, texts)
     image = Image.fromarray(pixels)
     file = io.BytesIO()
-    exif = _exif(texts)
     if job.output_format == "jpeg":
-        image.save(file, "JPEG", quality=job.quality, exif=exif, subsampling=0 if job.quality >= 90 else -1)
+        image.save(
+            file, "JPEG", quality=job.quality, exif=_jpeg_exif(texts), subsampling=0 if job.quality >= 90 else -1
+        )
     else:
-        image.save(file, "WEBP", quality=job.quality, lossless=job.quality == 100, exif=exif, method=4)
+        image.save(file, "WEBP", quality=job.quality, lossless=job.quality == 100, exif=_exif(texts), method=4)
     return file.getvalue()
 
 
@@ -122,6 +124,14 @@ def _text_chunk(key: str, text: str) -> bytes:
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", isal_zlib.crc32(data, isal_zlib.crc32(kind)))
+
+
+def _jpeg_exif(texts: dict[str, str]) -> Image.Exif:
+    """As much as a JPEG's one segment holds: both dialects, else A1111's alone, else none."""
+    exif = _exif(texts)
+    if len(exif.tobytes()) > MOST_EXIF_BYTES:
+        del exif[Base.ImageDescription]
+    return exif if len(exif.tobytes()) <= MOST_EXIF_BYTES else Image.Exif()
 
 
 def _exif(texts: dict[str, str]) -> Image.Exif:

@@ -77,6 +77,10 @@ class Ledger(Broker):
         bits = self._call("execute_command", "GET", keys.failed(run), NEVER_DECODE=True) or b""
         return [i * 8 + bit for i, byte in enumerate(bits) if byte for bit in range(8) if byte & (0x80 >> bit)]
 
+    def next_try(self, run: str) -> int:
+        """How often failed rows of this run went out again, this time included."""
+        return int(self._call("hincrby", keys.run(run), "tries", 1))
+
     def reopen(self, run: str, shards: Iterable[Shard]) -> None:
         """Send failed and dead rows out again, with nothing charged to them."""
         facts, added = self.facts(run), list(shards)

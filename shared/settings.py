@@ -1,18 +1,21 @@
 """All settings in one value, read from `PIXELMILL_*`; the same in the local stack, in compose and in a fleet."""
 
+import re
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import UsageError
+
+DEVICE_NAME = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 
 class Settings(BaseSettings):
     """Secrets are `SecretStr`: a printed or logged `Settings` does not show them."""
 
-    model_config = SettingsConfigDict(env_prefix="PIXELMILL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="PIXELMILL_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     redis_url: SecretStr = SecretStr("")  # redis://user:password@host:port/db
     s3_endpoint: str = ""  # empty: AWS
@@ -28,15 +31,23 @@ class Settings(BaseSettings):
     models_bytes: int = Field(8 << 30, ge=1)  # resident models per worker, least recently used go first
 
     shard_rows: int = Field(64, ge=1, le=1024)
-    lease_s: float = Field(60.0, gt=0)
-    heartbeat_s: float = Field(15.0, gt=0)
-    tick_s: float = Field(5.0, gt=0)  # dispatch in each supervisor
-    redeliver_s: float = Field(10.0, gt=0)  # a sent shard that nobody claimed goes out again
+    lease_s: float = Field(60.0, gt=0, le=86_400)
+    heartbeat_s: float = Field(15.0, gt=0, le=86_400)
+    tick_s: float = Field(5.0, gt=0, le=86_400)  # dispatch in each supervisor
+    redeliver_s: float = Field(10.0, gt=0, le=86_400)  # a sent shard that nobody claimed goes out again
 
     max_rows: int = Field(10_000_000, ge=1)
-    max_row_bytes: int = Field(1 << 20, ge=1)
+    max_row_bytes: int = Field(1 << 20, ge=1, le=1 << 28)
     max_prompt_chars: int = Field(10_000, ge=1)
     max_images_per_row: int = Field(64, ge=1)
+
+    @field_validator("devices")
+    @classmethod
+    def _names_devices(cls, value: str) -> str:
+        for name in value.split(",") if value else ():
+            if not DEVICE_NAME.fullmatch(name.strip()):
+                raise ValueError(f"{name!r} is no device; expected names such as cuda:0, mps or cpu")
+        return value
 
     @model_validator(mode="after")
     def _beats_before_the_lease_ends(self) -> Self:

@@ -11,6 +11,7 @@ from typing import Any
 MOST_IMAGES = 2000
 TILE = 128  # pixels
 TILES_PER_LINE = 8
+MOST_TILES = 16_383 // TILE * TILES_PER_LINE  # of a sprite: WebP is no higher
 PAGE = Path(__file__).with_name("sheet.html")
 
 

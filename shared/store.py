@@ -13,7 +13,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from shared.errors import Unreachable
+from shared.errors import Unreachable, UsageError
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,12 @@ class Store:
         self.endpoint = settings.s3_endpoint
         self._conditional: bool | None = None
         self._probe_lock = threading.Lock()
-        self._client: Any = boto3.session.Session().client("s3", **_client_arguments(settings, max_connections))
+        try:
+            self._client: Any = boto3.session.Session().client("s3", **_client_arguments(settings, max_connections))
+        except ValueError as error:
+            raise UsageError(
+                f"PIXELMILL_S3_ENDPOINT: found {self.endpoint!r}; expected an address such as http://localhost:9000"
+            ) from error
 
     def put_new(self, key: str, body: bytes, content_type: str, metadata: Mapping[str, str] | None = None) -> bool:
         """Store an object unless its key is taken: True = stored, False = one stood there already."""

@@ -167,3 +167,53 @@ def test_the_time_left_comes_from_the_last_minute() -> None:
     eta = Eta(clock=lambda: next(now))
     assert [eta.update(done, 100 - done) for done in (0, 10, 20)] == ["", "about 1m 30s left", "about 1m 20s left"]
     assert [duration(s) for s in (5, 65, 3700)] == ["5s", "1m 05s", "1h 01m"]
+
+
+@pytest.mark.parametrize("name", ["x/", "../x", ".hidden", "a b", "x" * 65, ""])
+@pytest.mark.parametrize("command", [["status"], ["watch"], ["rm", "--yes"], ["--csv", "x.csv", "--run"]])
+def test_a_name_that_no_run_can_have_is_refused_by_every_command(command: list[str], name: str, capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command, name])
+    assert caught.value.code == 2
+    assert "expected 1 to 64 of" in capsys.readouterr().err
+
+
+def test_a_download_writes_over_nobody_s_files(tmp_path: Path, capsys) -> None:
+    own = tmp_path / "mine" / "failed.csv"
+    own.parent.mkdir()
+    own.write_text("mine")
+    (tmp_path / "a.csv").write_text("prompt\na star\n")
+    assert cli.main(["--csv", str(tmp_path / "a.csv"), "--download", str(own.parent)]) == 2
+    assert "holds other files; choose a new folder" in capsys.readouterr().err
+    assert [path.name for path in own.parent.iterdir()] == ["failed.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("PIXELMILL_REDIS_URL", "redis://:pa/ss@h", "expected redis://"),
+        ("PIXELMILL_S3_ENDPOINT", "localhost:9000", "expected an address such as http://"),
+        ("PIXELMILL_LEASE_S", "inf", "PIXELMILL_LEASE_S"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_and_no_password_shown(
+    fleet: Fleet, monkeypatch, capsys, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert cli.main(["runs"]) == 2
+    printed = capsys.readouterr().err
+    assert name in printed
+    assert words in printed
+    assert "pa/" not in printed
+
+
+def test_a_file_whose_name_is_no_utf_8_becomes_a_run(fleet: Fleet) -> None:
+    with fleet.worker():
+        run = fleet.submit("prompt\na star\n", name="caf\udce9.csv").run
+        assert fleet.finish(run)["done"] == 1
+
+
+def test_a_header_of_many_unknown_columns_is_understood_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    path.write_text(",".join(["prompt", *(f"column {i}" for i in range(30_000))]) + "\na star" + "," * 30_000 + "\n")
+    assert cli.main(["--csv", str(path), "--dry-run"]) == 0

@@ -66,6 +66,15 @@ def test_the_parameters_text_is_read_by_the_pattern_of_the_webui() -> None:
     }  # fmt: skip
 
 
+def test_a_jpeg_keeps_as_much_metadata_as_fits() -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    kept = []
+    for length in (100, 10_000, 40_000):
+        long = job(prompt="\u732b" * length, output_format="jpeg")
+        kept.append(sorted(images.read_texts(images.encode(pixels, long, images.texts(long, 0, "m", "0" * 64)))))
+    assert kept == [["parameters", "pixelmill"], ["parameters"], []]
+
+
 def test_equal_jobs_give_equal_bytes() -> None:
     pixels = np.random.default_rng(1).integers(0, 255, (8, 16, 3), dtype=np.uint8)
     made = {images.encode(pixels, job(), images.texts(job(), 0, "demo", IDENTITY)) for _ in range(2)}

@@ -231,7 +231,7 @@ def test_bad_rows_come_with_their_cells_and_reasons_beside_the_good_ones(tmp_pat
     assert [row.row for row in found if isinstance(row, jobs.Row)] == [1, 5]
     assert [(line["row"], line["line"], line["cells"], line["raw"]) for line in bad] == [
         (2, 3, {"prompt": "a heart", "steps": "abc"}, None),
-        (3, 4, {"prompt": "a cross", "steps": "20"}, "a cross,20,9"),
+        (3, 4, {"prompt": "a cross", "steps": "20,9"}, "a cross,20,9"),
         (4, 5, {"prompt": "open,20\n"}, '"open,20\n'),
     ]
     assert bad[0]["faults"] == ["a.csv:3: column 'steps': found 'abc'; expected a whole number from 1 to 1000"]

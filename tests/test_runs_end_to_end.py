@@ -231,6 +231,26 @@ def test_rm_stops_a_run_and_leaves_nothing_of_it(fleet: Fleet) -> None:
     assert [key for key in fleet.ledger.redis.scan_iter("*") if run in key] == []
 
 
+def test_a_run_whose_objects_are_gone_holds_up_no_other(fleet: Fleet) -> None:
+    with fleet.worker():
+        fleet.submit(file_of(*(f"picture {i}" for i in range(16))), run="gone")
+        fleet.store.delete_all(keys.prefix("gone"))
+        fleet.submit(file_of("one", "two"), name="other.csv", run="other")
+        assert fleet.finish("other")["done"] == 2
+        wait_for(lambda: not fleet.ledger.facts("gone"), "the run to be forgotten")
+
+
+def test_rows_that_fail_one_after_another_all_go_out_again(fleet: Fleet) -> None:
+    text = file_of("picture", "fail", "other", "fail again")
+    run = fleet.submit(text).run
+    for row in (2, 4):  # as if each had failed alone, before the try of the other was over
+        fleet.ledger.redis.setbit(keys.failed(run), row, 1)
+        fleet.ledger.redis.hincrby(keys.run(run), "open", -1)
+        assert fleet.submit(text).again == 1
+    names = {key.rpartition(":")[2] for key in fleet.ledger.redis.scan_iter(keys.shard(run, "*"))}
+    assert names == {"000000", "000000.1", "000000.2"}
+
+
 def test_what_an_interrupted_rm_left_is_not_taken_for_a_new_run_s_own(fleet: Fleet) -> None:
     session = Session(fleet.ledger, fleet.store, fleet.app, None)
     with fleet.worker():

@@ -94,6 +94,22 @@ def test_a_wrong_password_is_refused(root: Path) -> None:
         urllib.request.urlopen(env["PIXELMILL_S3_ENDPOINT"])
 
 
+def test_the_storage_s_inner_ports_give_nothing_to_strangers(root: Path) -> None:
+    env = stack.up(root, workers=False, flower=False).env
+    bucket = s3(env)
+    bucket.create_bucket(Bucket="pixelmill")
+    bucket.put_object(Bucket="pixelmill", Key="runs/secret.json", Body=b"a prompt")
+    ports, _ = stack._config(root)
+    for method in ("GET", "DELETE"):
+        address = f"http://127.0.0.1:{ports.s3_filer}/buckets/pixelmill/runs/secret.json"
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(urllib.request.Request(address, method=method))
+        assert caught.value.code == 401
+        caught.value.close()
+    assert bucket.get_object(Bucket="pixelmill", Key="runs/secret.json")["Body"].read() == b"a prompt"
+    bucket.close()
+
+
 def test_a_killed_broker_comes_back_on_the_same_port_with_its_data(root: Path) -> None:
     broker = start_broker(root)
     with client(root) as before:

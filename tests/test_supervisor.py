@@ -11,6 +11,7 @@ import psutil
 import pytest
 from fleet import Fleet, wait_for
 
+from shared import settings
 from shared.errors import UsageError
 from shared.settings import Settings
 from workers.supervisor import Supervisor, device_names, visible
@@ -95,9 +96,10 @@ def test_a_host_without_a_graphics_card_is_known_without_torch(monkeypatch) -> N
 
 
 @pytest.mark.parametrize("devices", ["gpu7", "cuda:x", "cpu,,cpu"])
-def test_a_device_that_cannot_be_is_refused_at_the_start(devices: str) -> None:
-    with pytest.raises(UsageError, match="PIXELMILL_DEVICES"):
-        device_names(Settings(devices=devices))
+def test_a_device_that_cannot_be_is_refused_by_every_command(devices: str, monkeypatch) -> None:
+    monkeypatch.setenv("PIXELMILL_DEVICES", devices)
+    with pytest.raises(UsageError, match=r"PIXELMILL_DEVICES.*expected names such as cuda:0, mps or cpu"):
+        settings.load()
 
 
 def test_a_card_that_the_host_was_not_given_is_refused() -> None:

@@ -28,7 +28,7 @@ class Models:
         if name not in self._loaded:
             entry = self._entry(name)
             check_files(entry)
-            self._make_room(sum(path.stat().st_size for path in entry.path.rglob("*")), keep=0)
+            self._make_room(sum(path.stat().st_size for path in entry.path.rglob("*") if path.is_file()), keep=0)
             self._loaded[name] = LOADERS[entry.family](entry, self.device)
         self._loaded.move_to_end(name)
         self._make_room(0, keep=1)  # in memory it may be larger than on disk

@@ -183,8 +183,10 @@ class ShardRun:
             except Exception as error:
                 self.errors[item.key] = (type(error).__name__, str(error))
             else:
-                facts = {**stored.facts, "thumb": {"key": self._thumbs, "tile": tile}}
-                return results.done_line(item.row, item.n, f"images/{item.name}", facts, attempts), [stored.tile]
+                shown = tile < sheet.MOST_TILES
+                thumb = {"thumb": {"key": self._thumbs, "tile": tile}} if shown else {}
+                line = results.done_line(item.row, item.n, f"images/{item.name}", stored.facts | thumb, attempts)
+                return line, [stored.tile] if shown else []
         error_type, text = self.errors[item.key]
         return results.failed_line(item.row, "failed", error_type, text, attempts, item.n), []
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from celery import Celery
 
-from shared import dispatch
+from shared import dispatch, keys
 from shared.errors import LeaseLost, ModelError, Unreachable
 from shared.jobs import SCHEMA_VERSION
 from shared.shards import Claim
@@ -40,14 +40,27 @@ def _run(here: Host, app: Celery, claim: Claim, tell: Callable[[str], None]) -> 
         return "handed back: this worker is asked to stop"
     except LeaseLost as error:
         return f"stopped: {error}"
-    except Exception as error:  # not the rows' fault: a model that does not load, a storage that refuses, a bug
-        log.exception("shard %s of run %s is handed back", claim.shard.name, claim.run)
-        reason = str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
+    except ModelError as error:
+        reason = str(error)
+        log.warning("model %s: %s", claim.shard.model, reason)
         patiently(lambda: here.ledger.cannot_serve(here.name, claim.shard.model, reason))
         patiently(lambda: here.ledger.release(claim))
         return f"handed back: {reason}"
+    except Exception as error:
+        log.exception("shard %s of run %s stops; it goes out again later", claim.shard.name, claim.run)
+        patiently(lambda: _set_aside(here, claim))
+        return f"set aside: {type(error).__name__}: {error}"
     _dispatch(here, app)
     return "done"
+
+
+def _set_aside(here: Host, claim: Claim) -> None:
+    """What failed is neither row nor model: a storage that refuses, a bug. The lease runs out, and the shard goes out
+    again with nothing charged; other shards go first. A run whose description is gone was deleted."""
+    if here.store.head(keys.description(claim.run)) is None:
+        here.ledger.forget(claim.run)
+    else:
+        here.ledger.mark_rows(claim, ())
 
 
 def _dispatch(here: Host, app: Celery) -> None:
