@@ -67,8 +67,8 @@ def remove(session: Session, run: str, sure: bool) -> int:
     """Delete a run: first its description, so that nobody joins it, then from the ledger, so that workers stop, then
     its objects. What an interrupted deletion left is deleted by the next one."""
     view = look(session, run)
-    left = session.ledger.facts(run) or next(session.store.list(keys.prefix(run)), None)
-    if view is None and not left:
+    left = next(session.store.list(keys.prefix(run)), None)
+    if view is None and left is None and not session.ledger.facts(run):
         raise UsageError(f"there is no run {run}; `produce runs` lists them")
     what = f"run {run} with {view['images']} images" if view else f"what is left of run {run}"
     if not sure and not _ask(f"delete {what}? [y/N] "):
