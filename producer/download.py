@@ -48,29 +48,31 @@ def download(store: Store, run: str, folder: Path) -> Downloaded:
 
 def _claim(folder: Path, run: str, about: bytes) -> None:
     """Make the folder this run's, unless it is another's."""
-    check_folder(folder)
+    check_folder(folder, run, json.loads(about)["hash"])
     folder.mkdir(parents=True, exist_ok=True)
-    marker = folder / DESCRIPTION
-    if marker.exists():
-        other = json.loads(marker.read_bytes())
-        if (other["run"], other["hash"]) != (run, json.loads(about)["hash"]):
-            raise UsageError(f"{folder} holds run {other['run']} ({other['file']}); choose another folder for {run}")
-    _write(marker, about)
+    _write(folder / DESCRIPTION, about)
 
 
-def check_folder(folder: Path) -> None:
-    """Raises UsageError unless the folder is new, empty, or made by a download: nobody's files are overwritten."""
+def check_folder(folder: Path, run: str, run_hash: str) -> None:
+    """Raises UsageError unless the folder is new, empty, or this run's: nobody's files are overwritten."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise UsageError(f"{folder}: found a file; expected a folder for the pictures, or the name of a new one")
+    held = _held(folder)
+    if held is None and any(folder.iterdir()):
+        raise UsageError(f"{folder} holds other files; choose a new folder for the pictures")
+    if held is not None and (held["run"], held["hash"]) != (run, run_hash):
+        raise UsageError(f"{folder} holds run {held['run']} ({held['file']}); choose another folder for {run}")
+
+
+def _held(folder: Path) -> dict[str, Any] | None:
+    """The description of the run whose download the folder is; None if it is none."""
     try:
         known = json.loads((folder / DESCRIPTION).read_bytes())
-        ours = {"run", "hash", "file"} <= known.keys()
+        return known if {"run", "hash", "file"} <= known.keys() else None
     except (OSError, ValueError, AttributeError):
-        ours = False
-    if not ours and any(folder.iterdir()):
-        raise UsageError(f"{folder} holds other files; choose a new folder for the pictures")
+        return None
 
 
 def _pictures(store: Store, run: str) -> Iterator[dict[str, Any]]:

@@ -19,8 +19,6 @@ def produce(arguments: argparse.Namespace) -> int:
     """The whole way of a file; the exit code."""
     if arguments.no_wait and arguments.download:
         raise UsageError("--download waits for the run's end, --no-wait does not: leave one of them out")
-    if arguments.download is not None:
-        check_folder(arguments.download)
     if twice := [name for name, count in Counter(name for name, _ in arguments.set).items() if count > 1]:
         raise UsageError(f"--set {twice[0]}: given twice")
     known = settings.load()
@@ -32,9 +30,12 @@ def produce(arguments: argparse.Namespace) -> int:
     _refuse_faults(report, request.skip_bad)
     if arguments.dry_run:
         _show_plan(report, arguments.json)
-        return 0
+        return 1 if report.rejected else 0
     session = open_session(start=True)
-    submitted = Submission(request, report, models, session.ledger, session.store).submit()
+    submission = Submission(request, report, models, session.ledger, session.store)
+    if arguments.download is not None:
+        check_folder(arguments.download, submission.run, submission.hash)
+    submitted = submission.submit()
     _send(session)
     _say(_submitted_text(submitted, report), arguments.json)
     if arguments.no_wait:
@@ -98,7 +99,8 @@ def _show_plan(report: Report, as_json: bool) -> None:
         print(json.dumps(plan))
     else:
         models = ", ".join(sorted(report.models))
-        print(f"{plan['good']:,} of {plan['rows']:,} rows would make {plan['images']:,} images with {models}")
+        left_out = f", {plan['skipped']:,} would be left out" if plan["skipped"] else ""
+        print(f"{plan['good']:,} of {plan['rows']:,} rows would make {plan['images']:,} images with {models}{left_out}")
 
 
 def _submitted_text(submitted: Submitted, report: Report) -> str:

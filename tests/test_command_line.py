@@ -178,7 +178,7 @@ def test_a_name_that_no_run_can_have_is_refused_by_every_command(command: list[s
     assert "expected 1 to 64 of" in capsys.readouterr().err
 
 
-def test_a_download_writes_over_nobody_s_files(tmp_path: Path, capsys) -> None:
+def test_a_download_writes_over_nobody_s_files(fleet: Fleet, tmp_path: Path, capsys) -> None:
     own = tmp_path / "mine" / "failed.csv"
     own.parent.mkdir()
     own.write_text("mine")
@@ -186,6 +186,19 @@ def test_a_download_writes_over_nobody_s_files(tmp_path: Path, capsys) -> None:
     assert cli.main(["--csv", str(tmp_path / "a.csv"), "--download", str(own.parent)]) == 2
     assert "holds other files; choose a new folder" in capsys.readouterr().err
     assert [path.name for path in own.parent.iterdir()] == ["failed.csv"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "run.json").write_text(json.dumps({"run": "first", "hash": "0", "file": "first.csv"}))
+    assert cli.main(["--csv", str(tmp_path / "a.csv"), "--download", str(other)]) == 2
+    assert "holds run first (first.csv)" in capsys.readouterr().err
+    assert list(fleet.store.folders("runs/")) == []  # found out before anything was sent
+
+
+def test_a_dry_run_that_would_leave_rows_out_says_so_by_its_exit_code(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,steps\na star,20\na heart,many\n")
+    assert cli.main(["--csv", str(path), "--dry-run", "--skip-bad"]) == 1
+    assert "1 would be left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
