@@ -1,19 +1,16 @@
 """The command `produce`."""
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shared import keys
 from shared.errors import PixelmillError, UsageError
 
 if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help answers at once
     from producer.session import Session
-
-
-RUN_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,10 +108,10 @@ def _positive(text: str) -> int:
 
 
 def _run_name(text: str) -> str:
-    if not RUN_NAME.fullmatch(text):
-        expected = "1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot"
-        raise argparse.ArgumentTypeError(f"found {text!r}; expected {expected}")
-    return text
+    try:
+        return keys.checked_run(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -85,7 +85,24 @@ def seaweedfs(root: Path, ports: Ports, secrets: Secrets) -> Service:
     data = identities.parent / "data"
     data.mkdir(mode=0o700, exist_ok=True)
     own = (ports.s3, ports.s3_master, ports.s3_filer, ports.s3_volume, ports.s3_admin)
-    argv = (
+    argv = _weed_command(ports, data, identities)
+    return Service(
+        name="seaweedfs",
+        label="the storage (SeaweedFS)",
+        argv=argv,
+        env=_system_env(),
+        cwd=identities.parent,
+        log=root / "logs" / "seaweedfs.log",
+        # It refuses strangers: it is up, and its keys are loaded.
+        ready=lambda: _http_status(ports.s3, "/") == 403,
+        fingerprint=fingerprint(*argv, text, between),
+        ports=own + tuple(port + GRPC_STEP for port in own),
+        grace_s=15.0,
+    )
+
+
+def _weed_command(ports: Ports, data: Path, identities: Path) -> tuple[str, ...]:
+    return (
         _weed_binary(),
         "mini",
         f"-dir={data}",
@@ -104,19 +121,6 @@ def seaweedfs(root: Path, ports: Ports, secrets: Secrets) -> Service:
         "-admin.ui=false",
         "-webdav=false",
         "-master.telemetry=false",
-    )
-    return Service(
-        name="seaweedfs",
-        label="the storage (SeaweedFS)",
-        argv=argv,
-        env=_system_env(),
-        cwd=identities.parent,
-        log=root / "logs" / "seaweedfs.log",
-        # It refuses strangers: it is up, and its keys are loaded.
-        ready=lambda: _http_status(ports.s3, "/") == 403,
-        fingerprint=fingerprint(*argv, text, between),
-        ports=own + tuple(port + GRPC_STEP for port in own),
-        grace_s=15.0,
     )
 
 

@@ -59,9 +59,9 @@ def run_hash(report: Report, options: ReadOptions, catalog: Catalog) -> str:
 
 
 def run_name(wanted: str | None, path: Path, digest: str) -> str:
-    """The name that the user gave, or one that says where the run comes from."""
+    """The name that the user gave, or one that says where the run comes from. Raises UsageError."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "run"
-    return wanted or f"{stem[:55]}-{digest[:8]}"
+    return keys.checked_run(wanted or f"{stem[:55]}-{digest[:8]}")
 
 
 class Submission:

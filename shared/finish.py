@@ -23,8 +23,9 @@ LINES_PER_LEASE = 100_000  # of the manifest: some seconds
 Line = dict[str, Any]
 
 
-def tick(ledger: Ledger, store: Store) -> None:
-    """Finish every run that waits for it, unless somebody else is at it."""
+def tick(ledger: Ledger, store: Store) -> bool:
+    """Finish every run that waits for it, unless somebody else is at it; False if one could not be finished."""
+    good = True
     for run in ledger.finishing():
         try:
             _finish_alone(ledger, store, run)
@@ -32,6 +33,8 @@ def tick(ledger: Ledger, store: Store) -> None:
             raise
         except Exception:
             log.exception("run %s: its end files cannot be written; the other runs go on", run)
+            good = False
+    return good
 
 
 def _finish_alone(ledger: Ledger, store: Store, run: str) -> None:

@@ -1,5 +1,19 @@
 """Where things lie: the keys of a run's objects in the bucket, and of its ledger in Redis."""
 
+import re
+
+from shared.errors import UsageError
+
+RUN_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
+
+
+def checked_run(name: str) -> str:
+    """The name, if a run can have it. Raises UsageError."""
+    if not RUN_NAME.fullmatch(name):
+        raise UsageError(f"found {name!r}; expected 1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot")
+    return name
+
+
 # --- storage: everything of a run under one prefix ---
 
 

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
+from workers.demo.autoencoder import decode, encode
 from workers.demo.evaluate import WEIGHTS, Settings, cases, is_right, load, main, pictures
 from workers.demo.judge import judge
+from workers.demo.scenes import render
 
 LIMIT = 16 * 2**20  # bytes
 
@@ -35,6 +38,18 @@ def test_pictures_have_the_background_and_mostly_the_color_and_shape_of_their_pr
     assert shares["background"] >= 0.9
     assert shares["color"] >= 0.8
     assert shares["shape"] >= 0.65
+
+
+def test_the_autoencoder_keeps_what_scenes_show():
+    coder = AutoencoderKL.from_pretrained(WEIGHTS / "vae", local_files_only=True, dtype=torch.float32)
+    todo = cases(40)
+    images = np.stack([render(case.scene) for case in todo])
+    made = decode(coder, encode(coder, images))
+    found = [is_right(case, judge(image)) for case, image in zip(todo, made, strict=True)]
+    kept = {name: float(np.mean([row[name] for row in found])) for name in found[0]}
+    assert kept["background"] >= 0.95
+    assert kept["color"] >= 0.95
+    assert kept["shape"] >= 0.9
 
 
 def test_cases_are_half_held_out_and_always_the_same():

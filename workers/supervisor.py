@@ -22,6 +22,7 @@ from shared.store import Store
 log = logging.getLogger(__name__)
 LOOK_S = 0.2
 FINISH_EVERY_S = 0.5
+FINISH_AGAIN_S = 10.0  # after a failure, which is logged each time
 RESTART_AFTER_S = 1.0
 GRACE_S = 25.0  # a worker that is asked to stop ends its batch and hands its shard back
 CARDS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
@@ -174,8 +175,10 @@ class Supervisor:
 
     def _finish_runs(self) -> None:
         """Write end files soon after a run's last row. In a thread of its own: a large run's take minutes."""
-        while not self._stop.wait(FINISH_EVERY_S):
-            _shielded("end files", lambda: finish.tick(self.ledger, self.store))
+        pause_s = FINISH_EVERY_S
+        while not self._stop.wait(pause_s):
+            good = _shielded("end files", lambda: finish.tick(self.ledger, self.store))
+            pause_s = FINISH_EVERY_S if good else FINISH_AGAIN_S
 
     def _announce(self, workers: list[Worker]) -> None:
         models = [name for name, model in self.catalog.models.items() if model.path.is_dir()]
@@ -184,10 +187,12 @@ class Supervisor:
                 self.ledger.announce(worker.name, {"device": worker.device, "models": models})
 
 
-def _shielded(what: str, chore: Callable[[], object]) -> None:
+def _shielded(what: str, chore: Callable[[], object]) -> object:
+    """What the chore returns, or None if it failed."""
     try:
-        chore()
+        return chore()
     except PixelmillError as error:
         log.warning("%s: %s", what, error)
     except Exception:
         log.exception("%s failed; it is tried again", what)
+    return None
