@@ -11,6 +11,9 @@ from shared.errors import ModelError
 from shared.schedulers import SCHEDULERS
 
 BUILT_IN = Path(__file__).with_name("models.toml")
+# The columns that name a model, and the family that each one means.
+FAMILIES = {"model": "sd15", "mask_model": "sam", "mask_text_model": "clipseg"}
+DEFAULTS = {"model": "default", "mask_model": "default_mask_model", "mask_text_model": "default_mask_text_model"}
 
 
 class Limits(BaseModel):
@@ -33,6 +36,14 @@ class Defaults(BaseModel):
     num_inference_steps: int = Field(25, ge=1, le=1000)
     guidance_scale: float = Field(7.5, ge=0, le=100)
     scheduler: str = "dpmpp_2m_karras"
+    # Of remove_object, which begins with its surroundings in the place of the object.
+    remove_strength: float = Field(0.6, gt=0, le=1)
+    # Segment Anything: how `auto` looks, and what it keeps.
+    points_per_side: int = Field(32, ge=1, le=256)
+    pred_iou_thresh: float = Field(0.88, ge=0, le=1)
+    stability_score_thresh: float = Field(0.95, ge=0, le=1)
+    # CLIPSeg: how sure it must be of a pixel.
+    text_threshold: float = Field(0.5, ge=0, le=1)
 
 
 class Model(BaseModel):
@@ -41,7 +52,7 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    family: Literal["sd15"]
+    family: Literal["sd15", "sam", "clipseg"]
     path: Path
     identity: str = Field(pattern=r"^[0-9a-f]{64}$")
     defaults: Defaults = Defaults()
@@ -64,23 +75,32 @@ class Model(BaseModel):
 
 
 class Catalog(BaseModel):
-    """All models by name, and the one that a row without a `model` uses."""
+    """All models by name, and those that a row uses which names none, by column."""
 
     model_config = ConfigDict(frozen=True)
 
-    default: str
+    defaults: dict[str, str]
     models: dict[str, Model]
+
+    def of(self, column: str) -> dict[str, Model]:
+        """The models that a column may name."""
+        return {name: model for name, model in self.models.items() if model.family == FAMILIES[column]}
 
 
 def load(overlay: Path | None = None) -> Catalog:
     """The built-in entries and, over them, those of `overlay`. Raises ModelError that names file and entry."""
-    default, models = _read(BUILT_IN)
+    defaults, models = _read(BUILT_IN)
     if overlay is not None:
-        own_default, own_models = _read(overlay)
-        default, models = own_default or default, models | own_models
-    if default not in models:
-        raise ModelError(f"{overlay or BUILT_IN}: default is {default!r}; expected one of {', '.join(sorted(models))}")
-    return Catalog(default=default, models=models)
+        own_defaults, own_models = _read(overlay)
+        defaults, models = defaults | own_defaults, models | own_models
+    known = Catalog(defaults=defaults, models=models)
+    for column, key in DEFAULTS.items():
+        name, fitting = defaults.get(column, ""), known.of(column)
+        if name not in fitting and (fitting or column == "model"):
+            raise ModelError(
+                f"{overlay or BUILT_IN}: {key} is {name!r}; expected one of {', '.join(sorted(fitting)) or 'none'}"
+            )
+    return known
 
 
 def identity(folder: Path) -> str:
@@ -93,15 +113,17 @@ def identity(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> tuple[str, dict[str, Model]]:
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Model]]:
+    """Default names by column, and the entries."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ModelError(f"{path}: cannot be read as TOML: {error}") from error
-    default, entries = table.get("default", ""), table.get("models", {})
-    if not isinstance(default, str) or not isinstance(entries, dict):
+    defaults = {column: table[key] for column, key in DEFAULTS.items() if key in table}
+    entries = table.get("models", {})
+    if not all(isinstance(name, str) for name in defaults.values()) or not isinstance(entries, dict):
         raise ModelError(f'{path}: expected default = "NAME" and tables [models.NAME]')
-    return default, {name: _model(path, name, entry) for name, entry in entries.items()}
+    return defaults, {name: _model(path, name, entry) for name, entry in entries.items()}
 
 
 def _model(path: Path, name: str, entry: dict[str, Any]) -> Model:

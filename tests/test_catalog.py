@@ -18,7 +18,7 @@ def overlay(folder: Path, text: str) -> Path:
 
 def test_an_overlay_adds_models_beside_its_file_and_may_name_another_default(tmp_path: Path) -> None:
     known = catalog.load(overlay(tmp_path, f'default = "own"\n{ENTRY}'))
-    assert known.default == "own"
+    assert known.defaults["model"] == "own"
     assert known.models["own"].path == tmp_path / "own"
     assert "demo-shapes" in known.models
 

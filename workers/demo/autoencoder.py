@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL
 from workers.demo.config import Autoencoder
 from workers.demo.data import Pictures
 
+LEAST_LOG_VARIANCE = -30.0  # where diffusers cuts it off
 LATENT_NOISE = 0.05  # the decoder learns to forgive this much error of the diffusion model
 
 
@@ -82,6 +83,15 @@ def encode(model: AutoencoderKL, images: np.ndarray, batch_size: int = 64) -> to
 def decode(model: AutoencoderKL, latents: torch.Tensor, batch_size: int = 64) -> np.ndarray:
     """NCHW latents, before scaling -> NHWC uint8 in [0, 255]."""
     return np.concatenate([to_images(model.decode(part).sample) for part in latents.split(batch_size)])
+
+
+@torch.no_grad()
+def forget_spread(model: AutoencoderKL) -> None:
+    """Say that latents have no spread. Only their means were trained; a pipeline that samples them, as image to image
+    and inpainting do, would else get noise in the place of the picture."""
+    count = model.config.latent_channels
+    model.quant_conv.weight[count:] = 0
+    model.quant_conv.bias[count:] = LEAST_LOG_VARIANCE
 
 
 def set_scaling(model: AutoencoderKL, latents: torch.Tensor) -> None:

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -79,9 +79,53 @@ class Config(_Section):
     diffusion: Diffusion
 
 
+class Prompts(Stage):
+    """The small Segment Anything model: a mask from points or a box."""
+
+    patch: Positive = 8  # pixels
+    width: Positive = 128  # of the image encoder
+    layers: Positive = 5
+    heads: Positive = 4
+    decoder: Positive = 96  # width
+    #: How often one picture is asked for a mask in a step.
+    prompts_per_picture: Positive = 4
+
+
+class Phrases(Stage):
+    """The small CLIPSeg model: a mask from a phrase."""
+
+    patch: Positive = 8  # pixels
+    width: Positive = 128
+    layers: Positive = 4
+    heads: Positive = 4
+    decoder: Positive = 64  # width
+    text_width: Positive = 64
+    text_layers: Positive = 2
+    phrases_per_picture: Positive = 2
+
+
+class MasksConfig(_Section):
+    """What `python -m workers.demo.train_masks` needs to know."""
+
+    seed: int = 0
+    bf16: bool = True  # autocast while training
+    size: Positive = 128  # side of the pictures, in pixels
+    pictures: Positive = 20_000
+    sam: Prompts
+    clipseg: Phrases
+
+
+Read = TypeVar("Read", bound=_Section)
+
+
 def load(path: Path) -> Config:
+    return read(path, Config)
+
+
+def read(path: Path, kind: type[Read]) -> Read:
+    """Raises ConfigError that names every fault."""
     try:
-        return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         faults = (f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})" for e in error.errors())
         raise ConfigError(f"{path}:\n" + "\n".join(faults)) from error

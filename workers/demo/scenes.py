@@ -1,5 +1,6 @@
 """Synthetic captioned scenes: one shape of a color and a size at a place, on a plain or patterned background."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import cos, pi, sin
@@ -102,27 +103,35 @@ def _center(rng: np.random.Generator, side: int, radius: float) -> float:
 
 def render(scene: Scene, size: int = 128) -> np.ndarray:
     """The picture: HWC uint8 in [0, 255], RGB, anti-aliased."""
-    picture = np.empty((size, size, 3), np.float32)
-    picture[:] = COLORS[scene.background]
-    if scene.pattern != "plain":
-        _blend(picture, _pattern(scene, size), COLORS[scene.accent])
-    _blend(picture, silhouette(scene, size), COLORS[scene.color])
+    picture = ground(scene, size)
+    blend(picture, silhouette(scene, size), COLORS[scene.color])
     return (picture + 0.5).astype(np.uint8)
 
 
-def _blend(picture: np.ndarray, cover: np.ndarray, color: tuple[int, int, int]) -> None:
+def ground(scene: Scene, size: int = 128) -> np.ndarray:
+    """The background alone: HWC float32 in [0, 255], RGB."""
+    picture = np.empty((size, size, 3), np.float32)
+    picture[:] = COLORS[scene.background]
+    if scene.pattern != "plain":
+        blend(picture, _pattern(scene, size), COLORS[scene.accent])
+    return picture
+
+
+def blend(picture: np.ndarray, cover: np.ndarray, color: tuple[int, int, int]) -> None:
     """Paint over an HWC float picture where the HxW uint8 cover says so."""
     picture += (cover[..., None] / np.float32(255)) * (np.asarray(color, np.float32) - picture)
 
 
 def silhouette(scene: Scene, size: int = 128) -> np.ndarray:
     """How much of each pixel the object covers: HxW uint8 in [0, 255]."""
+    return filled([(scene.x + scene.radius * px, scene.y + scene.radius * py) for px, py in outline(scene.shape)], size)
+
+
+def filled(corners: Sequence[tuple[float, float]], size: int) -> np.ndarray:
+    """How much of each pixel a polygon covers: corners as shares of the side; HxW uint8 in [0, 255]."""
     side = size * OVERSAMPLE
     canvas = Image.new("L", (side, side))
-    points = [
-        (side * (scene.x + scene.radius * px), side * (scene.y + scene.radius * py)) for px, py in outline(scene.shape)
-    ]
-    ImageDraw.Draw(canvas).polygon(points, fill=255)
+    ImageDraw.Draw(canvas).polygon([(side * x, side * y) for x, y in corners], fill=255)
     return np.asarray(canvas.reduce(OVERSAMPLE))
 
 

@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from shared.catalog import identity
 from workers.demo import autoencoder, data, diffusion, export, loop, text
-from workers.demo.config import Config, ConfigError, load
+from workers.demo.config import Config, ConfigError, MasksConfig, load
 from workers.demo.data import Pictures
 from workers.demo.progress import Progress
 
@@ -44,6 +44,7 @@ def train_autoencoder(config: Config, pictures: Pictures, place: loop.Place) -> 
     model = autoencoder.build(config.autoencoder, config.data.size)
     task = autoencoder.Task(config.autoencoder, pictures, model)
     loop.run("autoencoder", task, model, config.autoencoder, place)
+    autoencoder.forget_spread(model)
     return model
 
 
@@ -118,7 +119,7 @@ def encode_pictures(coder: AutoencoderKL, pictures: Pictures, place: loop.Place)
     return latents
 
 
-def prepare(config: Config, out: Path, resume: bool) -> None:
+def prepare(config: Config | MasksConfig, out: Path, resume: bool) -> None:
     """Start a new folder, or check that the old one was made with this very configuration."""
     record, wanted = out / "config.json", config.model_dump(mode="json")
     if resume:
