@@ -33,3 +33,7 @@ class BadImage(PixelmillError):
 
 class LeaseLost(PixelmillError):
     """Another worker holds this shard now, or its run is gone; nothing may be committed."""
+
+
+class BadInput(PixelmillError):
+    """An input picture or its mask cannot be used as the row asks; the text says what was found and expected."""

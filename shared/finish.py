@@ -123,7 +123,8 @@ def _attach_cells(
 
 
 def _bad(row: Line, line: Line, seed: str) -> tuple[int, str, str, str, int]:
-    cells = json.dumps({**row["cells"], seed: str(row["job"]["seed"])})
+    filled = {seed: str(row["job"]["seed"])} if "seed" in row["job"] else {}
+    cells = json.dumps({**row["cells"], **filled})
     return row["row"], cells, line["error_type"], line["error"], line["attempts"]
 
 
@@ -149,7 +150,9 @@ def _kept(lines: Iterable[Line], keep_lock: Callable[[], object]) -> Iterator[Li
 def _metadata(line: Line) -> Line:
     """A line of a Hugging Face ImageFolder: the file first, then what a data set needs."""
     job = line["job"]
-    return {"file_name": line["key"], "text": job["prompt"], "seed": job["seed"] + line["n"], "row": line["row"]}
+    seed = {"seed": job["seed"] + line["n"]} if "seed" in job else {}
+    text = job.get("prompt") or job.get("mask_text", "")
+    return {"file_name": line["key"], "text": text, **seed, "row": line["row"]}
 
 
 def _failed_csv(header: list[str], seed: str, table: sqlite3.Connection) -> Iterator[bytes]:

@@ -2,42 +2,137 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SEED_LIMIT = 2**32  # seeds are the first 32 bits of a hash, or what the row says
 MOST_STEPS = 1000
 MOST_GUIDANCE = 100
 QUALITY = 95
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 
-OutputFormat = Literal["png", "jpeg", "webp"]
+OutputFormat = Literal["png", "jpeg", "webp", "tiff"]
+MaskedContent = Literal["original", "fill", "latent_noise", "latent_nothing"]
+Action = Literal["replace_background", "replace_object", "remove_object"]
+Pixels = Annotated[int, Field(ge=0, le=1 << 16)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Point = tuple[float, float]  # x, y in pixels of the upright input
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the upright input
+ALPHA = "alpha"  # as mask_image: the input's own transparency, repainted where it is transparent
 
 
-class Txt2Img(BaseModel):
-    """Text to image, fully resolved; the names are those of diffusers' StableDiffusionPipeline."""
-
+class _Output(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["txt2img"] = "txt2img"
-    model: str
-    prompt: str
-    negative_prompt: str = ""
+    output_format: OutputFormat = "png"
+    quality: Annotated[int, Field(ge=1, le=100)] = QUALITY  # JPEG and WebP; 100 is lossless WebP
     width: Annotated[int, Field(ge=8)]  # pixels
     height: Annotated[int, Field(ge=8)]  # pixels
+
+
+class _Diffusion(_Output):
+    """What every call of Stable Diffusion needs; width and height are those that the model works at."""
+
+    model: str
+    prompt: str = ""
+    negative_prompt: str = ""
     num_inference_steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
     guidance_scale: Annotated[float, Field(ge=0, le=MOST_GUIDANCE, allow_inf_nan=False)]
     scheduler: str  # a key of shared.schedulers.SCHEDULERS
     seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)]  # image n of the row uses seed + n
     num_images_per_prompt: Annotated[int, Field(ge=1)] = 1
-    output_format: OutputFormat = "png"
-    quality: Annotated[int, Field(ge=1, le=100)] = QUALITY  # JPEG and WebP; 100 is lossless WebP
-    post: tuple[str, ...] = ()  # steps of shared.post, in order
+    post: tuple[str, ...] = ()  # steps of shared.post, in order; in edits inside the mask
 
 
-Job = Txt2Img
+class Txt2Img(_Diffusion):
+    """Text to image, fully resolved; the names are those of diffusers' StableDiffusionPipeline."""
+
+    kind: Literal["txt2img"] = "txt2img"
+
+
+class Img2Img(_Diffusion):
+    """The whole input drawn anew; the picture has the size that the model works at."""
+
+    kind: Literal["img2img"] = "img2img"
+    image: str  # `inputs/<sha256>.<suffix>`, or `s3://bucket/key#etag`: the name stands for the content
+    strength: Share = 0.8
+
+
+class _Masked(_Diffusion):
+    """Only what the mask covers is drawn anew; the picture has the input's size."""
+
+    image: str
+    strength: Share = 1.0
+    mask_blur: Pixels = 4  # width of the soft edge
+    masked_content: MaskedContent = "original"
+    on_empty: Literal["fail", "keep"] = "fail"  # an empty mask: the row fails, or its input is stored unchanged
+
+
+class _Grown(_Masked):
+    mask_grow: Annotated[int, Field(ge=-4096, le=4096)] = 0  # pixels; negative: shrink
+    padding_mask_crop: Pixels | None = None  # work on the mask's surroundings only, this much wider
+
+
+class Inpaint(_Grown):
+    kind: Literal["inpaint"] = "inpaint"
+    mask_image: str  # a stored input's name, or ALPHA; white is drawn anew
+    mask_invert: bool = False
+
+
+class Outpaint(_Masked):
+    kind: Literal["outpaint"] = "outpaint"
+    expand_left: Pixels = 0
+    expand_right: Pixels = 0
+    expand_top: Pixels = 0
+    expand_bottom: Pixels = 0
+    overlap: Pixels = 8  # how far the new part reaches into the input, to hide the seam
+    masked_content: MaskedContent = "fill"
+
+
+class _Selector(BaseModel):
+    """What Segment Anything is asked for: points with labels, a box, or a phrase."""
+
+    mask_model: str
+    mask_text_model: str = ""  # where there is a phrase
+    points: tuple[Point, ...] = ()
+    point_labels: tuple[Literal[0, 1], ...] = ()  # 1: in the object, 0: outside
+    box: Box | None = None
+    mask_text: str = ""
+    text_threshold: Share = 0.5  # how sure the phrase's model must be of a pixel
+    mask_regions: Literal["union", "best"] = "union"  # of several places that the phrase names
+    multimask: Literal["best", "largest", "all"] = "best"  # of the masks that Segment Anything offers
+    min_mask_region_area: Pixels = 32  # smaller holes are filled, smaller islands dropped; pixels
+
+
+class Segment(_Output, _Selector):
+    """Masks only; width and height are those of the upright input."""
+
+    kind: Literal["segment"] = "segment"
+    image: str
+    auto: bool = False  # everything, instead of a selection
+    points_per_side: Annotated[int, Field(ge=1, le=256)] = 32
+    pred_iou_thresh: Share = 0.88
+    stability_score_thresh: Share = 0.95
+    num_images_per_prompt: Literal[1] = 1
+
+
+class MaskEdit(_Grown, _Selector):
+    """A selection, and what becomes of it."""
+
+    kind: Literal["mask_edit"] = "mask_edit"
+    action: Action
+
+
+Generation = Txt2Img | Img2Img | Inpaint | Outpaint | MaskEdit
+Masked = Inpaint | Outpaint | MaskEdit
+Selection = Segment | MaskEdit
+Job = Annotated[Txt2Img | Img2Img | Inpaint | Outpaint | Segment | MaskEdit, Field(discriminator="kind")]
+KINDS: dict[str, type[BaseModel]] = {
+    kind.model_fields["kind"].default: kind for kind in (Txt2Img, Img2Img, Inpaint, Outpaint, Segment, MaskEdit)
+}
 
 
 class Row(BaseModel):
@@ -60,10 +155,26 @@ def canonical_json(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def job_id(job: dict[str, Any], model_identity: str) -> str:
-    """SHA-256 (hex) over the canonical JSON of the resolved job and its model's identity."""
-    text = canonical_json({**job, "model_identity": model_identity})
+def job_id(job: dict[str, Any], identities: Mapping[str, str]) -> str:
+    """SHA-256 (hex) over the canonical JSON of the resolved job and its models' identities, by the job's field."""
+    text = canonical_json({**job, **identity_fields(identities)})
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def identity_fields(identities: Mapping[str, str]) -> dict[str, str]:
+    return {f"{role}_identity": identity for role, identity in identities.items()}
+
+
+def models(job: Job) -> dict[str, str]:
+    """The models that a job needs, by the field that names them; the first one makes the picture."""
+    roles = ("model", "mask_model", "mask_text_model")
+    return {role: name for role in roles if (name := getattr(job, role, ""))}
+
+
+def inputs(job: Job) -> list[str]:
+    """The stored pictures that a job reads."""
+    names = (getattr(job, "image", ""), getattr(job, "mask_image", ""))
+    return [name for name in names if name not in ("", ALPHA)]
 
 
 def derived_seed(salt: str, row: int, prompt: str) -> int:
@@ -74,8 +185,16 @@ def derived_seed(salt: str, row: int, prompt: str) -> int:
 
 def batch_key(job: Job) -> tuple[Any, ...]:
     """What must be equal between the rows of a shard; prompt, seed and guidance may differ."""
+    if isinstance(job, Segment):
+        return (job.kind, job.mask_model)
     guided = job.guidance_scale > 1
-    return (job.kind, job.model, job.width, job.height, job.num_inference_steps, job.scheduler, guided)
+    common = (job.kind, job.model, job.width, job.height, job.num_inference_steps, job.scheduler, guided)
+    if isinstance(job, Txt2Img):
+        return common
+    if isinstance(job, Img2Img):
+        return (*common, job.strength)
+    selects = (job.mask_model,) if isinstance(job, MaskEdit) else ()
+    return (*common, job.strength, job.masked_content, *selects)
 
 
 def image_names(row: Row) -> list[str]:

@@ -38,6 +38,10 @@ def image(run: str, name: str) -> str:
     return f"runs/{run}/images/{name}"
 
 
+def mask(run: str, name: str) -> str:
+    return f"runs/{run}/masks/{name}"
+
+
 def results(run: str, shard: str = "") -> str:
     """A shard's commit point; without a shard, the prefix of all of them."""
     return f"runs/{run}/results/{shard}.jsonl" if shard else f"runs/{run}/results/"
@@ -54,6 +58,28 @@ def rejected(run: str) -> str:
 def inside(run: str, path: str) -> str:
     """An end file, or what a result line names: its paths begin at the run."""
     return f"runs/{run}/{path}"
+
+
+# --- storage: inputs, shared by all runs and named by their content ---
+
+S3 = "s3://"
+
+
+def local_input(sha256: str, suffix: str) -> str:
+    """Where a picture from a producer's disk is stored; also its name in a job. `suffix` begins with a dot."""
+    return f"inputs/{sha256}{suffix}"
+
+
+def s3_input(bucket: str, key: str, etag: str) -> str:
+    """The name in a job of an object that the user has in the storage already, as it is now."""
+    return f"{S3}{bucket}/{key}#{etag}"
+
+
+def split_s3_input(name: str) -> tuple[str, str, str]:
+    """Bucket, key and ETag: the opposite of `s3_input`."""
+    bucket, _, rest = name.removeprefix(S3).partition("/")
+    key, _, etag = rest.rpartition("#")
+    return bucket, key, etag
 
 
 # --- Redis: the ledger, a cache that can be rebuilt from the storage ---

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shared.errors import UsageError
 
 DEVICE_NAME = re.compile(r"cpu|mps|cuda(:\d+)?")
+INPUT_PREFIX = re.compile(r"s3://[^/\s]+/(?:.*/)?")
 
 
 class Settings(BaseSettings):
@@ -40,6 +41,9 @@ class Settings(BaseSettings):
     max_row_bytes: int = Field(1 << 20, ge=1, le=1 << 28)
     max_prompt_chars: int = Field(10_000, ge=1)
     max_images_per_row: int = Field(64, ge=1)
+    input_prefixes: str = ""  # "s3://bucket/prefix/,s3://..." that image cells may name; empty: the run's own bucket
+    max_input_bytes: int = Field(256 << 20, ge=1)  # of a picture's file
+    max_input_pixels: int = Field(100_000_000, ge=1)  # of a picture, or of the canvas that it is extended to
 
     @field_validator("devices")
     @classmethod
@@ -47,6 +51,14 @@ class Settings(BaseSettings):
         for name in value.split(",") if value else ():
             if not DEVICE_NAME.fullmatch(name.strip()):
                 raise ValueError(f"{name!r} is no device; expected names such as cuda:0, mps or cpu")
+        return value
+
+    @field_validator("input_prefixes")
+    @classmethod
+    def _names_prefixes(cls, value: str) -> str:
+        for prefix in value.split(",") if value else ():
+            if not INPUT_PREFIX.fullmatch(prefix.strip()):
+                raise ValueError(f"{prefix!r} is no prefix; expected names such as s3://bucket/ or s3://bucket/photos/")
         return value
 
     @model_validator(mode="after")

@@ -52,24 +52,53 @@ def _css_class(key: str) -> str:
 def _card(line: dict[str, Any]) -> str:
     job = line["job"]
     details = escape(json.dumps(job, ensure_ascii=False, indent=1))
+    wide = f" wide{line['thumb'].get('count', 1)}" if "thumb" in line else ""
     return (
-        f'<figure class="{line["state"]}">{_picture(line)}<figcaption>'
-        f"<b>{line['row']}</b> <span>{escape(job['prompt'])}</span>"
-        f"<small>seed {job['seed'] + line['n']} · {job['num_inference_steps']} steps · "
-        f"{escape(job['scheduler'])} · guidance {job['guidance_scale']:g} · {job['width']}×{job['height']}</small>"
+        f'<figure class="{line["state"]}{wide}">{_picture(line)}<figcaption>'
+        f"<b>{line['row']}</b> <span>{escape(_title(job))}</span>"
+        f"<small>{escape(' · '.join(_settings(job, line['n'])))}</small>"
         f"{_reason(line)}<details><summary>all parameters</summary><pre>{details}</pre></details>"
         "</figcaption></figure>"
     )
 
 
+def _title(job: dict[str, Any]) -> str:
+    """What the row is about: its action and selection where it has them, and its prompt."""
+    selection = job.get("mask_text", "")
+    words = (job.get("action", "").replace("_", " "), f"“{selection}”" if selection else "", job.get("prompt", ""))
+    return " ".join(word for word in words if word) or job["kind"]
+
+
+def _settings(job: dict[str, Any], n: int) -> Iterable[str]:
+    if job["kind"] != "txt2img":
+        yield job["kind"]
+    if "seed" in job:
+        yield f"seed {job['seed'] + n}"
+        yield f"{job['num_inference_steps']} steps"
+        yield job["scheduler"]
+        yield f"guidance {job['guidance_scale']:g}"
+    if "strength" in job:
+        yield f"strength {job['strength']:g}"
+    yield f"{job['width']}×{job['height']}"
+
+
 def _picture(line: dict[str, Any]) -> str:
+    """The picture, linked; of an edit its input, its mask and its result side by side."""
     if "thumb" not in line:
         return '<div class="thumb none">no picture</div>'
-    x, y = line["thumb"]["tile"] % TILES_PER_LINE * TILE, line["thumb"]["tile"] // TILES_PER_LINE * TILE
-    name, link = _css_class(line["thumb"]["key"]), escape(line["key"], quote=True)
-    alt = escape(line["job"]["prompt"], quote=True)
-    style = f"background-position:-{x}px -{y}px"
-    return f'<a href="{link}"><div class="thumb {name}" style="{style}" role="img" aria-label="{alt}"></div></a>'
+    thumb = line["thumb"]
+    tiles = range(thumb["tile"], thumb["tile"] + thumb.get("count", 1))
+    name, link = _css_class(thumb["key"]), escape(line["key"], quote=True)
+    alt = escape(_title(line["job"]), quote=True)
+    shown = "".join(
+        f'<div class="thumb {name}" style="{_position(tile)}" role="img" aria-label="{alt}"></div>' for tile in tiles
+    )
+    return f'<a class="strip" href="{link}">{shown}</a>'
+
+
+def _position(tile: int) -> str:
+    x, y = tile % TILES_PER_LINE * TILE, tile // TILES_PER_LINE * TILE
+    return f"background-position:-{x}px -{y}px"
 
 
 def _reason(line: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Objects in S3-compatible storage: the truth about every run. The only place that knows boto3."""
 
+import copy
 import logging
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,12 +14,14 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from shared import keys
 from shared.errors import Unreachable, UsageError
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 JSON_LINES = "application/x-ndjson"
 PROBE_WRITERS = 8
+PRECONDITION_FAILED = 412
 NOT_IMPLEMENTED = 501  # how some storages answer If-None-Match
 
 
@@ -27,6 +30,14 @@ class Entry:
     """An object as a listing shows it."""
 
     key: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Stat:
+    """An object's version and size."""
+
+    etag: str  # without quotes
     size_bytes: int
 
 
@@ -57,7 +68,7 @@ class Store:
         try:
             self._call("put_object", **arguments)
         except ClientError as error:
-            if _status(error) == 412:
+            if _status(error) == PRECONDITION_FAILED:
                 return False
             if _status(error) == 409:  # another writer is at it, and may yet fail
                 raise Unreachable(f"storage: {key} is being written by somebody else; try again") from error
@@ -103,6 +114,39 @@ class Store:
             _raise_unless_absent(error)
             return None
         return metadata
+
+    def stat(self, key: str) -> Stat | None:
+        """Which version of an object there is, or None if there is no object."""
+        try:
+            head = self._call("head_object", Key=key)
+        except ClientError as error:
+            _raise_unless_absent(error)
+            return None
+        return Stat(head["ETag"].strip('"'), head["ContentLength"])
+
+    def get_version(self, key: str, etag: str) -> bytes | None:
+        """The object as long as it is the version that this ETag names, else None."""
+        try:
+            with self._answering():
+                body: bytes = self._call("get_object", Key=key, IfMatch=f'"{etag}"')["Body"].read()
+        except ClientError as error:
+            if _status(error) != PRECONDITION_FAILED:
+                _raise_unless_absent(error)
+            return None
+        return body
+
+    def get_input(self, name: str) -> bytes | None:
+        """An input picture by its name in a job; None if it is gone or another one stands in its place."""
+        if not name.startswith(keys.S3):
+            return self.get(name)
+        bucket, key, etag = keys.split_s3_input(name)
+        return self.at(bucket).get_version(key, etag)
+
+    def at(self, bucket: str) -> "Store":
+        """Another bucket of the same storage, over the same connections."""
+        other = copy.copy(self)
+        other.bucket = bucket
+        return other
 
     def copy_new(self, source: str, key: str) -> bool:
         """Copy inside the storage unless `key` is taken, metadata included."""

@@ -1,8 +1,9 @@
 """Pure: which images of a shard go through the model together."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import Any
 
 from shared import jobs
 from shared.jobs import Row
@@ -14,6 +15,7 @@ class Item:
 
     row: Row
     n: int
+    ready: Any = field(default=None, compare=False)  # of edits: a workers.ready.Ready
 
     @property
     def key(self) -> tuple[int, int]:
@@ -21,8 +23,14 @@ class Item:
         return self.row.row, self.n
 
     @property
+    def job(self) -> Any:
+        """Its row's job; of which kind, the runner knows that is given it."""
+        return self.row.job
+
+    @property
     def seed(self) -> int:
-        return self.row.job.seed + self.n
+        seed: int = self.job.seed
+        return seed + self.n
 
     @property
     def name(self) -> str:

@@ -13,7 +13,9 @@ from shared.runs import Ledger
 from shared.settings import Settings
 from shared.store import Store
 from workers import device
+from workers.inputs import Inputs
 from workers.models import Models
+from workers.prepare import Preparation
 
 NAME = "PIXELMILL_WORKER"  # set by the supervisor
 DRAIN = "PIXELMILL_DRAIN"  # a file: while it exists, shards are handed back
@@ -29,7 +31,12 @@ class Host:
     store: Store
     device: torch.device
     models: Models
+    inputs: Inputs
     fits: dict[tuple[object, ...], int]
+
+    @property
+    def preparation(self) -> Preparation:
+        return Preparation(self.inputs, self.models)
 
     def must_drain(self) -> bool:
         """Whether the supervisor wants this process to end."""
@@ -45,12 +52,14 @@ def host() -> Host:
     """The process's own; the first task makes it."""
     known = settings.load()
     chosen = device.open_device(known)
+    store = Store(known)
     return Host(
         name=os.environ.get(NAME, f"worker@{socket.gethostname()}"),
         settings=known,
         ledger=Ledger(known),
-        store=Store(known),
+        store=store,
         device=chosen,
         models=Models(catalog.load(known.models), chosen, known.models_bytes),
+        inputs=Inputs(store, known),
         fits={},
     )

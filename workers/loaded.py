@@ -19,9 +19,10 @@ class Loaded:
     name: str
     identity: str
     device: torch.device
-    pipeline: Any
+    pipeline: Any  # text to image; the others share its parts
     size_bytes: int
     scheduler_config: dict[str, Any] = field(default_factory=dict)
+    further: dict[str, Any] = field(default_factory=dict)  # pipelines of the same parts: img2img, inpaint
 
     def __post_init__(self) -> None:
         self.encode = lru_cache(TEXTS_KEPT)(self._encode)

@@ -3,15 +3,23 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 
 from shared import catalog
 from shared.errors import ModelError
 from workers import device
-from workers.loaded import Loaded
 
 log = logging.getLogger(__name__)
+
+
+class Resident(Protocol):
+    """What every family's model has, whatever else it can do."""
+
+    name: str
+    identity: str
+    size_bytes: int
 
 
 class Models:
@@ -21,9 +29,9 @@ class Models:
         self.known = known
         self.device = on
         self.most_bytes = most_bytes
-        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._loaded: OrderedDict[str, Resident] = OrderedDict()
 
-    def get(self, name: str) -> Loaded:
+    def get(self, name: str) -> Any:
         """The model, loaded now if it is not resident."""
         if name not in self._loaded:
             entry = self._entry(name)
@@ -51,10 +59,23 @@ class Models:
         return sum(model.size_bytes for model in self._loaded.values())
 
 
-def _sd15(entry: catalog.Model, on: torch.device) -> Loaded:
-    from workers import sd15  # noqa: PLC0415  # diffusers takes seconds to import: only who loads such a model waits
+# diffusers and transformers take seconds to import: only who loads such a model waits.
+def _sd15(entry: catalog.Model, on: torch.device) -> Resident:
+    from workers import sd15  # noqa: PLC0415
 
     return sd15.load(entry, on)
+
+
+def _sam(entry: catalog.Model, on: torch.device) -> Resident:
+    from workers import sam  # noqa: PLC0415
+
+    return sam.load(entry, on)
+
+
+def _clipseg(entry: catalog.Model, on: torch.device) -> Resident:
+    from workers import clipseg  # noqa: PLC0415
+
+    return clipseg.load(entry, on)
 
 
 def check_files(entry: catalog.Model) -> None:
@@ -69,4 +90,8 @@ def check_files(entry: catalog.Model) -> None:
         )
 
 
-LOADERS: dict[str, Callable[[catalog.Model, torch.device], Loaded]] = {"sd15": _sd15}
+LOADERS: dict[str, Callable[[catalog.Model, torch.device], Resident]] = {
+    "sd15": _sd15,
+    "sam": _sam,
+    "clipseg": _clipseg,
+}

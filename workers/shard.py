@@ -7,17 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from shared import bury, keys, results, sheet
-from shared.errors import LeaseLost, Unreachable
+from shared import bury, jobs, keys, results, sheet
+from shared.errors import LeaseLost, ModelError, Unreachable
 from shared.images import Pixels, sprite
 from shared.jobs import Row
 from shared.shards import Claim, Outcome
 from shared.store import JSON_LINES
-from workers import batches, device, retry
+from workers import batches, device, finishing, retry
 from workers.batches import Item
 from workers.host import Draining, Host
 from workers.lease import Heartbeat
-from workers.loaded import Loaded
 from workers.pipelines.runners import RUNNERS
 from workers.uploads import Uploads
 
@@ -58,13 +57,14 @@ class ShardRun:
             self.finished = len(wanted) - len(todo)
             while todo:
                 batch = batches.first(todo, self._most(todo[0]))
-                self._render(batch, model, uploads)
                 todo = todo[len(batch) :]
+                self._fetch_ahead([*batch, *todo[: len(batch)]])
+                self._render(batch, model, uploads)
             self._commit(wanted, uploads)
 
     # --- making ---
 
-    def _render(self, batch: Sequence[Item], model: Loaded, uploads: Uploads) -> None:
+    def _render(self, batch: Sequence[Item], model: Any, uploads: Uploads) -> None:
         """One batch through the model, in smaller pieces where it has to be."""
         self.check()
         self.host.ledger.mark_rows(self.claim, [item.row.row for item in batch])
@@ -89,35 +89,50 @@ class ShardRun:
         self.host.ledger.release(self.claim)
         os._exit(BROKEN_DEVICE_EXIT)
 
-    def _try(self, batch: Sequence[Item], model: Loaded, uploads: Uploads) -> retry.Action | None:
+    def _try(self, batch: Sequence[Item], model: Any, uploads: Uploads) -> retry.Action | None:
         # The traceback keeps tensors alive (pytorch#18853): only the error's meaning may outlive this function.
         start = time.perf_counter()
         try:
-            pictures = RUNNERS[batch[0].row.job.kind](batch, model, self._on_step(batch))
-        except (LeaseLost, Unreachable):
+            ready, refused = self.host.preparation.prepare(batch)
+            pictures = self._run(ready, model)
+        except (LeaseLost, ModelError, Unreachable):
             raise
         except Exception as error:
             log.warning("batch of %d: %s", len(batch), error, exc_info=True)
             return retry.decide(error, len(batch))
-        made = self._made(batch, model, time.perf_counter() - start)
-        for item, pixels in zip(batch, pictures, strict=True):
-            uploads.add(item, pixels, made)
+        self.errors |= {key: (type(error).__name__, str(error)) for key, error in refused.items()}
+        seconds = time.perf_counter() - start
+        for item, pixels in zip(ready, pictures, strict=True):
+            uploads.add(item, pixels, self._made(ready, item, model, seconds))
         self.finished += len(batch)
         self._show("")
         return None
 
-    def _made(self, batch: Sequence[Item], model: Loaded, seconds: float) -> dict[str, Any]:
-        job = batch[0].row.job
+    def _run(self, ready: Sequence[Item], model: Any) -> list[Pixels | None]:
+        """Through the model, all that it has to draw."""
+        drawn = [item for item in ready if item.ready is None or not item.ready.keep]
+        if not drawn:
+            return [None for _ in ready]
+        pictures = iter(RUNNERS[drawn[0].job.kind](drawn, model, self._on_step(drawn)))
+        return [next(pictures) if item in drawn else None for item in ready]
+
+    def _fetch_ahead(self, items: Sequence[Item]) -> None:
+        """The inputs of this batch and of the next one, while the model works."""
+        self.host.inputs.want(name for item in items if (name := getattr(item.job, "image", "")))
+
+    def _made(self, batch: Sequence[Item], item: Item, model: Any, seconds: float) -> dict[str, Any]:
+        job = batch[0].job
+        own = {} if item.ready is None else item.ready.seconds
         return {
             "model": {"name": model.name, "identity": model.identity},
             "device": device.describe(self.host.device),
             "threads": device.threads(),
             "batch_shape": [len(batch), job.height, job.width],
-            "seconds": {"batch": seconds},
+            "seconds": {"batch": seconds, **own},
         }
 
     def _on_step(self, batch: Sequence[Item]) -> Callable[[int], None]:
-        steps = batch[0].row.job.num_inference_steps
+        steps = getattr(batch[0].job, "num_inference_steps", 1)
 
         def on_step(step: int) -> None:
             self.check()
@@ -183,10 +198,11 @@ class ShardRun:
             except Exception as error:
                 self.errors[item.key] = (type(error).__name__, str(error))
             else:
-                shown = tile < sheet.MOST_TILES
-                thumb = {"thumb": {"key": self._thumbs, "tile": tile}} if shown else {}
-                line = results.done_line(item.row, item.n, f"images/{item.name}", stored.facts | thumb, attempts)
-                return line, [stored.tile] if shown else []
+                tiles = stored.tiles if tile + len(stored.tiles) <= sheet.MOST_TILES else []
+                thumb = {"thumb": {"key": self._thumbs, "tile": tile, "count": len(tiles)}} if tiles else {}
+                facts = finishing.listed(item.name, stored.facts) | thumb
+                line = results.done_line(item.row, item.n, f"images/{item.name}", facts, attempts)
+                return line, tiles
         error_type, text = self.errors[item.key]
         return results.failed_line(item.row, "failed", error_type, text, attempts, item.n), []
 
@@ -209,4 +225,4 @@ def outcome(lines: Sequence[dict[str, Any]]) -> Outcome:
 
 
 def _fit_key(item: Item) -> tuple[object, ...]:
-    return (item.row.job.model, item.row.job.width, item.row.job.height)
+    return (next(iter(jobs.models(item.job).values())), item.job.width, item.job.height)

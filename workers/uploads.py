@@ -17,7 +17,7 @@ from shared import images, keys, sheet
 from shared.errors import BadImage
 from shared.images import Pixels
 from shared.store import Store
-from workers import gate, post
+from workers import finishing
 from workers.batches import Item
 from workers.loaded import Loaded
 from workers.patience import patiently
@@ -28,10 +28,11 @@ WAITING_MOST = 32  # pictures between the model and the storage
 
 @dataclass(frozen=True)
 class Stored:
-    """A picture in the storage: its facts for the manifest, and a small copy for the contact sheet."""
+    """A picture in the storage: its facts for the manifest, and small copies for the contact sheet: of an edit, what
+    was before, what the mask covers, and what came of it."""
 
     facts: dict[str, Any]
-    tile: Pixels
+    tiles: list[Pixels]
 
 
 class Uploads:
@@ -54,9 +55,11 @@ class Uploads:
 
     def add(self, item: Item, pixels: Pixels | None, made: dict[str, Any]) -> None:
         """Take a picture from the model; waits while too many are on their way."""
-        self._free.acquire()
+        weight = _weight(item)
+        for _ in range(weight):
+            self._free.acquire()
         future = self._pool.submit(self._put, item, pixels, made)
-        future.add_done_callback(lambda _: self._free.release())
+        future.add_done_callback(lambda _: self._free.release(weight))
         self._futures[item.key] = future
 
     def keep(self, item: Item) -> None:
@@ -76,19 +79,24 @@ class Uploads:
 
     def _put(self, item: Item, pixels: Pixels | None, made: dict[str, Any]) -> Stored:
         start = time.perf_counter()
-        job = item.row.job
-        good = post.apply(gate.check(pixels), job.post)
-        data = images.encode(good, job, images.texts(job, item.n, self.model.name, self.model.identity))
-        facts = _facts(data, good) | made
+        texts = images.texts(item.job, item.n, self.model.name, self.model.identity)
+        finished = finishing.finish(item, pixels, texts)
+        facts = _facts(finished.data, finished.pixels) | finished.facts | made
         encoded = time.perf_counter()
-        if not patiently(lambda: self._put_new(item, data, facts), self.check):
+        for side in finished.sides:  # before the picture: where it stands, all of it stands
+            patiently(lambda side=side: self._put_side(side), self.check)  # type: ignore[misc]
+        if not patiently(lambda: self._put_new(item, finished.data, facts), self.check):
             return self._stored(item)  # the first stored picture stays
         seconds = {"encode": encoded - start, "put": time.perf_counter() - encoded}
-        return Stored({**facts, "seconds": _rounded(made["seconds"] | seconds)}, _tile(good))
+        tiles = [_tile(shown) for shown in finished.shown]
+        return Stored({**facts, "seconds": _rounded(made["seconds"] | seconds)}, tiles)
+
+    def _put_side(self, side: finishing.Side) -> bool:
+        return self.store.put_new(keys.mask(self.run, side.name), side.body, side.content_type)
 
     def _put_new(self, item: Item, data: bytes, facts: dict[str, Any]) -> bool:
         metadata = {"job-id": item.row.job_id, "facts": json.dumps({**facts, "seconds": _rounded(facts["seconds"])})}
-        content_type = images.CONTENT_TYPES[item.row.job.output_format]
+        content_type = images.CONTENT_TYPES[item.job.output_format]
         return self.store.put_new(keys.image(self.run, item.name), data, content_type, metadata)
 
     def _stored(self, item: Item) -> Stored:
@@ -99,7 +107,13 @@ class Uploads:
         if metadata.get("job-id") != item.row.job_id:
             raise BadImage(f"{key} is another job's picture; nothing is overwritten: choose another filename or run")
         data = patiently(lambda: self.store.get(key), self.check) or b""
-        return Stored(json.loads(metadata["facts"]), _tile(images.decode(data)))
+        return Stored(json.loads(metadata["facts"]), [_tile(images.decode(data))])
+
+
+def _weight(item: Item) -> int:
+    """How many of the waiting places a picture takes: an edit holds its input, its mask and its result."""
+    megapixels = 0 if item.ready is None else item.ready.canvas.size // 3_000_000
+    return min(1 + 2 * megapixels, WAITING_MOST)
 
 
 def _facts(data: bytes, pixels: Pixels) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""CLIPSeg: where in a picture a phrase is."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import interpolate
+from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
+
+from shared import catalog
+from shared.errors import ModelError
+from shared.images import Pixels
+
+ANSWERS_KEPT = 64  # in the model's own small size
+
+
+@dataclass
+class Finder:
+    """A text-to-region model on a device."""
+
+    name: str
+    identity: str
+    device: torch.device
+    model: Any
+    processor: Any
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        self._answers = lru_cache(ANSWERS_KEPT)(self._answer)
+        self._pixels: Pixels | None = None
+
+    def find(self, name: str, pixels: Pixels, phrase: str) -> NDArray[np.float32]:
+        """How sure the model is of each pixel: HxW in [0, 1]. `name` stands for the picture's content."""
+        self._pixels = pixels
+        logits = self._answers(name, phrase)
+        height, width = pixels.shape[:2]
+        return interpolate(logits, (height, width), mode="bilinear").sigmoid()[0, 0].cpu().numpy()
+
+    @torch.inference_mode()
+    def _answer(self, _name: str, phrase: str) -> torch.Tensor:
+        words = self.processor(
+            text=[phrase], images=[self._pixels], padding="max_length", truncation=True, return_tensors="pt"
+        )
+        words = {name: value.to(self.device) for name, value in words.items()}
+        logits = self.model(**words).logits.float()
+        return logits.view(1, 1, *logits.shape[-2:])
+
+
+def load(entry: catalog.Model, device: torch.device) -> Finder:
+    """A folder as transformers saves CLIPSegForImageSegmentation and its processor; safetensors only."""
+    try:
+        model = CLIPSegForImageSegmentation.from_pretrained(
+            entry.path, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+        processor = CLIPSegProcessor.from_pretrained(entry.path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(f"model {entry.name}: {entry.path} does not load as CLIPSeg: {error}") from error
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    return Finder(entry.name, entry.identity, device, model.eval().to(device), processor, size)

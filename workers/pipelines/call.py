@@ -1,0 +1,53 @@
+"""What every call of a Stable Diffusion pipeline has in common."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from shared.images import Pixels
+from workers.batches import Item
+from workers.loaded import Loaded
+
+OnStep = Callable[[int], None]
+
+
+def generators(items: Sequence[Item]) -> list[torch.Generator]:
+    """One per image and on the CPU, so that its noise depends on its seed alone."""
+    return [torch.Generator("cpu").manual_seed(item.seed) for item in items]
+
+
+def arguments(items: Sequence[Item], model: Loaded, pipeline: Any, on_step: OnStep) -> dict[str, Any]:
+    """Texts, guidance per image, a fresh scheduler in the pipeline; `on_step(i)` may raise to stop after step i."""
+    jobs = [item.job for item in items]
+    pipeline.scheduler = model.scheduler(jobs[0].scheduler)
+    guidance = torch.tensor([job.guidance_scale for job in jobs], device=model.device).view(-1, 1, 1, 1)
+    return {
+        "prompt_embeds": torch.cat([model.encode(job.prompt) for job in jobs]),
+        "negative_prompt_embeds": torch.cat([model.encode(job.negative_prompt) for job in jobs]),
+        "guidance_scale": guidance.to(pipeline.unet.dtype),
+        "num_inference_steps": jobs[0].num_inference_steps,
+        "output_type": "pt",
+        "callback_on_step_end": _callback(on_step),
+    }
+
+
+def to_floats(pictures: Sequence[Pixels]) -> torch.Tensor:
+    """N pictures HWC uint8 -> (N, 3, H, W) float32 in [0, 1], as the pipelines take them."""
+    return torch.stack([torch.from_numpy(picture.copy()) for picture in pictures]).permute(0, 3, 1, 2).float() / 255
+
+
+def to_pixels(images: torch.Tensor) -> list[Pixels | None]:
+    """(N, 3, H, W) floats in [0, 1] -> N pictures HWC uint8, made on the device; None where a value is not finite."""
+    finite = torch.isfinite(images).flatten(1).all(dim=1).tolist()
+    whole = images.float().nan_to_num().mul(255).round().clamp(0, 255).to(torch.uint8)
+    pictures = whole.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return [picture if good else None for picture, good in zip(pictures, finite, strict=True)]
+
+
+def _callback(on_step: OnStep) -> Callable[..., dict[str, Any]]:
+    def step_end(_pipeline: Any, step: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+        on_step(step)
+        return {}
+
+    return step_end

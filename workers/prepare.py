@@ -1,0 +1,179 @@
+"""Edits made ready for the model: inputs read, masks found, windows cut. What is wrong with a row is its own error."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared import jobs
+from shared.errors import BadInput
+from shared.images import Pixels
+from shared.jobs import ALPHA, Inpaint, MaskEdit, Outpaint
+from workers import clone, masks, window
+from workers.batches import Item
+from workers.masks import Mask
+from workers.models import Models
+from workers.originals import Original
+from workers.ready import Found, Ready, Region
+
+Refused = dict[tuple[int, int], BadInput]
+Selected = tuple[tuple[Found, ...], dict[str, float]]  # masks, and the seconds that finding them took
+
+
+class Pictures(Protocol):
+    """Where the inputs come from: the storage (`workers.inputs`), or the scenes of an evaluation."""
+
+    def picture(self, name: str, /) -> Original: ...
+
+    def mask(self, name: str, /) -> NDArray[np.uint8]: ...
+
+    def want(self, names: Iterable[str], /) -> None: ...
+
+
+@dataclass
+class Preparation:
+    """Makes a batch of items ready, with what a worker has at hand."""
+
+    inputs: Pictures
+    models: Models
+
+    def prepare(self, items: Sequence[Item]) -> tuple[list[Item], Refused]:
+        """The items with what the model needs, and by key those that cannot be made.
+
+        Raises Unreachable, ModelError, and whatever the mask models raise.
+        """
+        refused: Refused = {}
+        if not jobs.inputs(items[0].job):
+            return list(items), refused
+        todo = [item for item in items if item.ready is None]
+        self.inputs.want(name for item in todo for name in [item.job.image])
+        found = self._selected(todo, refused)
+        ready: dict[tuple[int, int], Any] = {item.key: item.ready for item in items}
+        for item in todo:
+            if item.key not in refused:
+                try:
+                    ready[item.key] = self._ready(item, *found.get(item.key, ((), {})))
+                except BadInput as error:
+                    refused[item.key] = error
+        return [replace(item, ready=ready[item.key]) for item in items if item.key not in refused], refused
+
+    # --- selections ---
+
+    def _selected(self, items: Sequence[Item], refused: Refused) -> dict[Any, Selected]:
+        """What the selectors find, by key: one embedding per picture, all of its prompts decoded together."""
+        found = {}
+        pictures: dict[str, list[Item]] = defaultdict(list)
+        for item in items:
+            if isinstance(item.job, jobs.Segment | MaskEdit):
+                pictures[item.job.image].append(item)
+        for name, group in pictures.items():
+            try:
+                answers, seconds = self._ask(name, group)
+            except BadInput as error:
+                refused |= dict.fromkeys((item.key for item in group), error)
+                continue
+            for item, answer in zip(group, answers, strict=True):
+                if isinstance(answer, BadInput):
+                    refused[item.key] = answer
+                else:
+                    found[item.key] = (tuple(answer), seconds)
+                    seconds = {}  # the embedding is paid for once
+        return found
+
+    def _ask(self, name: str, group: Sequence[Item]) -> tuple[list[Any], dict[str, float]]:
+        from workers import select  # noqa: PLC0415  # torchvision takes seconds to import: only who selects waits
+
+        original = self.inputs.picture(name)
+        segmenter = self.models.get(group[0].job.mask_model)
+        start = time.perf_counter()
+        seconds = {"embed": time.perf_counter() - start} if segmenter.look(name, original.pixels) else {}
+        if seconds:
+            seconds["embed"] = time.perf_counter() - start
+        wanted = [item.job for item in group]
+        return select.select(wanted, name, original, segmenter, self.models.get), seconds
+
+    # --- kinds ---
+
+    def _ready(self, item: Item, found: tuple[Found, ...], seconds: dict[str, float]) -> Ready:
+        job = item.job
+        original = self.inputs.picture(job.image)
+        if isinstance(job, jobs.Segment):
+            return Ready(original, original.pixels, found=found, seconds=seconds)
+        if isinstance(job, jobs.Img2Img):
+            whole = window.whole(*_size(original.pixels))
+            return Ready(original, original.pixels, start=window.cut(original.pixels, whole, job.width, job.height))
+        canvas, alpha = original.pixels, original.alpha
+        if isinstance(job, Outpaint):
+            sides = (job.expand_left, job.expand_top, job.expand_right, job.expand_bottom)
+            mask = window.new_area(*_size(canvas), *sides, job.overlap)
+            canvas = window.expand(canvas, *sides)
+            alpha = None if alpha is None else _opaque_around(alpha, sides)
+        elif isinstance(job, Inpaint):
+            mask = self._given(job, original)
+        else:
+            mask = ~found[0].mask if job.action == "replace_background" else found[0].mask
+        ready = Ready(original, canvas, alpha, found=found, seconds=seconds)
+        return masked(job, ready, mask)
+
+    def _given(self, job: Inpaint, original: Original) -> Mask:
+        if job.mask_image == ALPHA:
+            if original.alpha is None:
+                raise BadInput("mask_image is 'alpha', but the picture has no transparency; give a mask file")
+            mask = ~masks.binary(original.alpha)
+        else:
+            mask = masks.binary(masks.fit(self.inputs.mask(job.mask_image), *_size(original.pixels)))
+        return ~mask if job.mask_invert else mask
+
+
+def masked(job: Any, ready: Ready, mask: Mask) -> Ready:
+    """Pure: the mask grown and feathered, the window around it, and what the model starts from."""
+    grown = masks.grow(mask, getattr(job, "mask_grow", 0))
+    box = masks.box_of(grown)
+    if box is None:
+        if job.on_empty == "keep":
+            return replace(ready, keep=True)
+        raise BadInput("the mask is empty: white is drawn anew, see mask_invert and mask_grow")
+    if grown.all():
+        raise BadInput("the mask covers the whole picture: nothing would be kept; see mask_invert, or use img2img")
+    canvas, alpha = ready.canvas, masks.feather(grown, job.mask_blur)
+    place = _window(job, box, canvas)
+    start = window.cut(canvas, place, job.width, job.height)
+    cells = window.cells(alpha, place, job.width, job.height)
+    if job.masked_content == "fill":
+        filled = clone.clone(start, cells > 0)
+        start = window.fill(start, cells > 0) if filled is None else filled
+    return replace(
+        ready,
+        start=start,
+        cells=cells,
+        region=Region(alpha, place),
+        canvas_alpha=_shown(job, ready.canvas_alpha, alpha),
+    )
+
+
+def _window(job: Any, box: tuple[int, int, int, int], canvas: Pixels) -> window.Window:
+    padding = getattr(job, "padding_mask_crop", None)
+    if padding is None:
+        return window.whole(*_size(canvas))
+    return window.around(box, padding, job.width, job.height, *_size(canvas))
+
+
+def _shown(job: Any, transparency: NDArray[np.uint8] | None, alpha: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """The picture's own transparency; where it was the mask itself, what is drawn anew becomes visible."""
+    if transparency is None or getattr(job, "mask_image", "") != ALPHA:
+        return transparency
+    return np.maximum(transparency, alpha)
+
+
+def _opaque_around(alpha: NDArray[np.uint8], sides: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    left, top, right, bottom = sides
+    return np.pad(alpha, ((top, bottom), (left, right)), constant_values=255)
+
+
+def _size(pixels: Pixels) -> tuple[int, int]:
+    """width, height."""
+    return pixels.shape[1], pixels.shape[0]

@@ -1,0 +1,176 @@
+"""Segment Anything: a checkpoint becomes a model on a device that keeps what it has seen of pictures."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
+from segment_anything.modeling import Sam
+from segment_anything.utils.amg import calculate_stability_score
+
+from shared import catalog
+from shared.errors import ModelError
+from shared.images import Pixels
+
+KEPT_BYTES = 512 << 20  # of embeddings; one of the large models has 4 MiB
+WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # of the image encoder, and what the registry calls it
+SUFFIXES = (".safetensors", ".pth", ".pt")
+Scores = NDArray[np.float32]
+
+
+class Prompt(NamedTuple):
+    """Points (P, 2) x, y with labels (P,), a box (4,) x1, y1, x2, y2, or both; in pixels of the picture."""
+
+    points: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    box: NDArray[np.float32] | None
+
+
+class Answer(NamedTuple):
+    """masks: KxHxW bool; scores, stability: K, in [0, 1]: how good the model says they are, how firm their edges."""
+
+    masks: NDArray[np.bool_]
+    scores: Scores
+    stability: Scores
+
+
+class _Seen(NamedTuple):
+    features: torch.Tensor
+    original_size: tuple[int, ...]
+    input_size: tuple[int, ...]
+
+
+class _Predictor(SamPredictor):
+    """The package's predictor, whose embeddings the Segmenter sets: its automatic generator asks for them by itself."""
+
+    def set_image(self, image: Pixels, image_format: str = "RGB") -> None:
+        if not self.is_image_set:
+            super().set_image(image, image_format)
+
+
+@dataclass
+class Segmenter:
+    """`encoded` counts the runs of the image encoder."""
+
+    name: str
+    identity: str
+    device: torch.device
+    sam: Sam
+    size_bytes: int
+    encoded: int = 0
+    _seen: OrderedDict[str, _Seen] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        self._predictor = _Predictor(self.sam)
+
+    @torch.inference_mode()
+    def look(self, name: str, pixels: Pixels) -> bool:
+        """Have the embedding of a picture (HWC, RGB, uint8) at hand; True if it had to be made.
+
+        `name` stands for the picture's content: pictures of equal names share one embedding.
+        """
+        made = name not in self._seen
+        predictor = self._predictor
+        predictor.reset_image()
+        if made:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                predictor.set_image(pixels)
+            self.encoded += 1
+            self._seen[name] = _Seen(predictor.features.float(), predictor.original_size, predictor.input_size)
+            self._forget()
+        self._seen.move_to_end(name)
+        self._show(self._seen[name])
+        return made
+
+    def _show(self, seen: _Seen) -> None:
+        predictor = self._predictor
+        predictor.features, predictor.original_size, predictor.input_size = seen
+        predictor.is_image_set = True
+
+    @torch.inference_mode()
+    def ask(self, prompts: list[Prompt], multimask: bool) -> list[Answer]:
+        """Answers to prompts of one shape about the picture looked at last, decoded together."""
+        predictor, size = self._predictor, self._predictor.original_size
+        points, boxes = None, None
+        if len(prompts[0].points):
+            coords = np.stack([predictor.transform.apply_coords(prompt.points, size) for prompt in prompts])
+            labels = np.stack([prompt.labels for prompt in prompts])
+            points = torch.as_tensor(coords, dtype=torch.float32, device=self.device), torch.as_tensor(labels)
+        if prompts[0].box is not None:
+            corners = predictor.transform.apply_boxes(
+                np.stack([prompt.box for prompt in prompts if prompt.box is not None]), size
+            )
+            boxes = torch.as_tensor(corners, dtype=torch.float32, device=self.device)
+        coords_, labels_ = points if points else (None, None)
+        logits, scores, _ = predictor.predict_torch(coords_, labels_, boxes, None, multimask, return_logits=True)
+        return [self._answer(*one) for one in zip(logits, scores, strict=True)]
+
+    def everything(self, pixels: Pixels, points_per_side: int, iou: float, stability: float) -> Answer:
+        """All masks that a grid of points finds on the picture looked at last."""
+        generator = SamAutomaticMaskGenerator(
+            self.sam,
+            points_per_side=points_per_side,
+            pred_iou_thresh=iou,
+            stability_score_thresh=stability,
+        )
+        generator.predictor = self._predictor
+        seen = next(reversed(self._seen.values()))
+        with torch.inference_mode():
+            found = generator.generate(pixels)
+        self._show(seen)  # the generator forgets it when it is done
+        if not found:
+            return Answer(np.zeros((0, *pixels.shape[:2]), np.bool_), np.zeros(0, np.float32), np.zeros(0, np.float32))
+        scores = np.array([(mask["predicted_iou"], mask["stability_score"]) for mask in found], np.float32)
+        return Answer(np.stack([mask["segmentation"] for mask in found]), scores[:, 0], scores[:, 1])
+
+    def _answer(self, logits: torch.Tensor, scores: torch.Tensor) -> Answer:
+        threshold = self.sam.mask_threshold
+        stability = calculate_stability_score(logits, threshold, 1.0).nan_to_num()
+        masks = (logits > threshold).cpu().numpy()
+        return Answer(masks, scores.float().clamp(0, 1).cpu().numpy(), stability.float().cpu().numpy())
+
+    def _forget(self) -> None:
+        size = sum(seen.features.nbytes for seen in self._seen.values())
+        while size > KEPT_BYTES and len(self._seen) > 1:
+            size -= self._seen.popitem(last=False)[1].features.nbytes
+
+
+def load(entry: catalog.Model, device: torch.device) -> Segmenter:
+    """A folder with one checkpoint under the package's names, .pth or .safetensors; config.json for other sizes."""
+    files = [path for path in sorted(entry.path.iterdir()) if path.suffix in SUFFIXES]
+    if len(files) != 1:
+        raise ModelError(
+            f"model {entry.name}: found {len(files)} checkpoints in {entry.path}; expected one of {', '.join(SUFFIXES)}"
+        )
+    try:
+        tensors = load_file(files[0]) if files[0].suffix == ".safetensors" else torch.load(files[0], weights_only=True)
+        sam = _builder(entry.path, tensors)()
+        sam.load_state_dict({name: value.float() for name, value in tensors.items()})
+    except Exception as error:  # torch, pickle and safetensors raise what they like; all of it means this
+        raise ModelError(f"model {entry.name}: {files[0]} does not load as Segment Anything: {error}") from error
+    size = sum(p.numel() * p.element_size() for p in sam.parameters())
+    return Segmenter(entry.name, entry.identity, device, sam.eval().to(device), size)
+
+
+def _builder(folder: Path, tensors: dict[str, Any]) -> Callable[[], Sam]:
+    """By the folder's config.json, else by the width of the image encoder, which tells the three sizes apart."""
+    if (folder / "config.json").exists():
+        return lambda: demo_sized(folder)
+    width = tensors["image_encoder.pos_embed"].shape[-1]
+    if width not in WIDTHS:
+        raise ModelError(f"found an image encoder of width {width}; expected one of {', '.join(map(str, WIDTHS))}")
+    return sam_model_registry[WIDTHS[width]]
+
+
+def demo_sized(folder: Path) -> Sam:
+    """Modules of the sizes that the folder's config.json names, as the demo model has them."""
+    from workers.demo import sam  # noqa: PLC0415  # its training code comes along
+
+    return sam.sized(json.loads((folder / "config.json").read_text()))
