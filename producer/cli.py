@@ -17,8 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Entry point of `produce`."""
     arguments = parser().parse_args(argv)
     try:
-        if arguments.csv is not None and arguments.run_command is not _produce:
-            raise UsageError("--csv and a command: give one of the two")
+        if arguments.run_command is not _produce:
+            for option in ("csv", "images"):
+                if getattr(arguments, option) is not None:
+                    raise UsageError(f"--{option} and a command: give one of the two")
         return int(arguments.run_command(arguments))
     except PixelmillError as error:
         print(f"produce: {error}", file=sys.stderr)
@@ -36,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     """All options and commands."""
     top = argparse.ArgumentParser(
         prog="produce",
-        description="Make pictures from a file of prompts, on every device you have.",
+        description="Make and edit pictures from a file of prompts, on every device you have.",
         epilog="exit codes: 0 all rows done; 1 some rows failed, dead, canceled or skipped; 2 bad input or usage; "
         "3 broker or storage not reachable",
     )
@@ -64,7 +66,12 @@ def parser() -> argparse.ArgumentParser:
 
 def _csv_options(top: argparse.ArgumentParser) -> None:
     top.set_defaults(run_command=_produce, json=False)
-    top.add_argument("--csv", metavar="FILE", type=Path, help="make a picture for every row of FILE")
+    top.add_argument("--csv", metavar="FILE", type=Path, help="make or edit a picture for every row of FILE")
+    top.add_argument("--images", metavar="DIR", type=Path, help="edit every picture in DIR, instead of --csv")
+    top.add_argument(
+        "--masks", metavar="DIR|FILE", type=Path, help="with --images: masks of equal names, or one for all"
+    )
+    top.add_argument("--prompt", metavar="TEXT", help="with --images: the prompt of every picture")
     top.add_argument(
         "--run", metavar="NAME", type=_run_name, help="name of the run (default: from file name and content)"
     )
@@ -127,8 +134,14 @@ def _pair(text: str) -> tuple[str, str]:
 def _produce(arguments: argparse.Namespace) -> int:
     from producer import produce  # noqa: PLC0415
 
-    if arguments.csv is None:
-        raise UsageError("nothing to do: give --csv FILE or a command; `produce --help` shows all")
+    if arguments.csv is not None and arguments.images is not None:
+        raise UsageError("--csv and --images: give one of the two")
+    if arguments.images is None:
+        for option in ("masks", "prompt"):
+            if getattr(arguments, option) is not None:
+                raise UsageError(f"--{option} goes with --images; in a CSV file it is a column, see also --set")
+    if arguments.csv is None and arguments.images is None:
+        raise UsageError("nothing to do: give --csv FILE, --images DIR or a command; `produce --help` shows all")
     return produce.produce(arguments)
 
 

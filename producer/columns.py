@@ -1,9 +1,9 @@
 """The columns that a file may have, by all the names that users know, and what their cells may say."""
 
 import re
-from math import ceil
-from typing import Literal
 
+from producer import edit_columns, sizes
+from producer.cells import decimal, digits_hint, whole, whole_number, word
 from producer.faults import BadCell, did_you_mean
 from shared import jobs, results, schedulers
 from shared import post as post_
@@ -28,68 +28,27 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "filename": ("file_name",),
     "custom_id": (),
     "kind": (),
+    **edit_columns.ALIASES,
 }
 NAMES = {name: column for column, aliases in ALIASES.items() for name in (column, *aliases)}
-OWN = ("prompt", "negative_prompt", "seed", "filename", "custom_id")  # differ from row to row; all others are settings
-SETTINGS = tuple(column for column in ALIASES if column not in OWN)
+OWN = ("prompt", "negative_prompt", "seed", "filename", "custom_id")  # differ from row to row, as do those of an edit
+SETTINGS = tuple(column for column in ALIASES if column not in (*OWN, *edit_columns.OWN))
 UNIQUE = ("filename", "custom_id")  # no two rows may share a value
 IGNORED = results.ERROR_COLUMNS  # of failed.csv, so that it can be produced as it is
 
 MOST_NAME_CHARS = 128
-_WHOLE = re.compile(r"(-?[0-9]{1,20})(?:\.0*)?")
-_DECIMAL = re.compile(r"-?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab and line ends
-_SURROGATE = re.compile("[\ud800-\udfff]")
+MOST_STEM_CHARS = 100  # of an input, in the name of what is made of it
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 _WINDOWS = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
 _IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|jxl)$", re.IGNORECASE)
-_FORMATS: dict[str, jobs.OutputFormat] = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
-
-
-def plain(header: str) -> str:
-    """A header in the spelling of NAMES: `CFG scale`, `cfg-scale` and `cfg_scale` are one."""
-    return re.sub(r"[\s_-]+", "_", header.strip().lower())
-
-
-def text(cell: str, most_chars: int) -> str:
-    """Prompt text, exactly as written."""
-    if cell.isprintable() and 0 < len(cell) <= most_chars and not cell.isspace():
-        return cell
-    if not cell.strip():
-        raise BadCell("a text that says what the picture shows")
-    if len(cell) > most_chars:
-        raise BadCell(f"at most {most_chars:,} characters", found=f"{len(cell):,} characters")
-    if bad := _CONTROL.search(cell):
-        raise BadCell("text without control characters", f"remove U+{ord(bad[0]):04X} at character {bad.start() + 1}")
-    if bad := _SURROGATE.search(cell):
-        raise BadCell("whole Unicode characters", f"remove U+{ord(bad[0]):04X} at character {bad.start() + 1}")
-    return cell
-
-
-def whole(cell: str, low: int, high: int) -> int:
-    expected = f"a whole number from {low} to {high}"
-    if not (number := _WHOLE.fullmatch(cell)):
-        raise BadCell(expected, _digits_hint(cell))
-    if not low <= (value := int(number[1])) <= high:
-        raise BadCell(expected)
-    return value
-
-
-def decimal(cell: str, low: float, high: float) -> float:
-    expected = f"a number from {low} to {high}"
-    if not _DECIMAL.fullmatch(cell):
-        raise BadCell(expected, _digits_hint(cell))
-    if not low <= (value := float(cell)) <= high:
-        raise BadCell(expected)
-    return value
-
-
-def _digits_hint(cell: str) -> str:
-    if "," in cell and re.fullmatch(r"-?[0-9,.]+", cell):
-        return "write digits and a decimal point only, no comma"
-    if re.fullmatch(r"[0-9.]+e[+-]?[0-9]+", cell, re.IGNORECASE):
-        return "write the digits out"
-    return ""
+_FORMATS: dict[str, jobs.OutputFormat] = {
+    "png": "png",
+    "jpg": "jpeg",
+    "jpeg": "jpeg",
+    "webp": "webp",
+    "tif": "tiff",
+    "tiff": "tiff",
+}
 
 
 def seed(cell: str, images: int) -> int | None:
@@ -104,21 +63,21 @@ def seed(cell: str, images: int) -> int | None:
 
 def size(cell: str, limits: Limits, model: str) -> int:
     """Width or height in pixels."""
-    step = limits.multiple_of
-    low, high = ceil(limits.min_size / step) * step, limits.max_size // step * step
-    expected = f"a multiple of {step} from {low} to {high} (model {model!r})"
-    if not (number := _WHOLE.fullmatch(cell)):
-        raise BadCell(expected, _digits_hint(cell))
-    value = int(number[1])
-    if low <= value <= high and value % step == 0:
-        return value
-    raise BadCell(expected, f"the nearest size is {min(max(round(value / step) * step, low), high)}")
+    low, high = sizes.bounds(limits)
+    expected = f"a multiple of {limits.multiple_of} from {low} to {high} (model {model!r})"
+    if (value := whole_number(cell)) is None:
+        raise BadCell(expected, digits_hint(cell))
+    nearest = sizes.nearest(value, limits)
+    if nearest != value:
+        raise BadCell(expected, f"the nearest size is {nearest}")
+    return value
 
 
-def model(cell: str, catalog: Catalog) -> Model:
-    if cell not in catalog.models:
-        raise BadCell("one of " + ", ".join(sorted(catalog.models)), did_you_mean(cell, catalog.models))
-    return catalog.models[cell]
+def model(cell: str, catalog: Catalog, column: str = "model") -> Model:
+    fitting = catalog.of(column)
+    if cell not in fitting:
+        raise BadCell("one of " + (", ".join(sorted(fitting)) or "none"), did_you_mean(cell, fitting))
+    return fitting[cell]
 
 
 def scheduler(cell: str) -> str:
@@ -141,7 +100,7 @@ def schedule_type(cell: str, sampler: str) -> str:
 
 def output_format(cell: str) -> jobs.OutputFormat:
     if cell.lower() not in _FORMATS:
-        raise BadCell("one of png, jpeg, webp", did_you_mean(cell, _FORMATS))
+        raise BadCell("one of png, jpeg, webp, tiff", did_you_mean(cell, _FORMATS))
     return _FORMATS[cell.lower()]
 
 
@@ -174,10 +133,8 @@ def _post_step(step: str) -> str:
     return f"{name}:{value:g}"
 
 
-def kind(cell: str) -> Literal["txt2img"]:
-    if cell.lower() != "txt2img":
-        raise BadCell("txt2img", did_you_mean(cell, ["txt2img"]) or "pixelmill makes no other kind yet")
-    return "txt2img"
+def kind(cell: str) -> str:
+    return word(cell, {name: name for name in jobs.KINDS})
 
 
 def filename(cell: str, made_format: str) -> str | None:
@@ -203,6 +160,14 @@ def _name_hint(stem: str) -> str:
     if stem.startswith(".") or stem.endswith(".") or ".." in stem:
         return "no dot at the beginning or the end, and no two dots in a row"
     return ""
+
+
+def name_after(stem: str, row: int) -> str:
+    """The name of what is made of an input: its own, made safe, and the row's number. No safe stem ends like a number
+    that is added to a name, so that numbered images and masks of two rows never share one."""
+    safe = re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9._-]+", "-", stem)).strip("-.")[:MOST_STEM_CHARS] or "image"
+    safe = re.sub(r"-([0-9]+)$", r"_\1", safe)
+    return f"{'_' if _WINDOWS.match(safe) else ''}{safe}-{row}"
 
 
 def custom_id(cell: str) -> str | None:

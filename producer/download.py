@@ -1,4 +1,4 @@
-"""A run's files in a local folder: pictures by its results, checked by their SHA-256, and the end files."""
+"""A run's files in a local folder: pictures by its results, checked by their SHA-256, masks, and the end files."""
 
 import hashlib
 import json
@@ -33,7 +33,8 @@ def download(store: Store, run: str, folder: Path) -> Downloaded:
     if about is None:
         raise UsageError(f"there is no run {run}; `produce runs` lists them")
     _claim(folder, run, about)
-    (folder / "images").mkdir(exist_ok=True)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(exist_ok=True)
     fetched = kept = 0
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for lines in _chunks(_pictures(store, run)):
@@ -95,16 +96,34 @@ def _chunks(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, dict[str, Any
     yield chunk
 
 
+def _masks(line: dict[str, Any]) -> list[str]:
+    """What lies in masks/ beside a picture, relative to the run."""
+    found: list[str] = line.get("masks", [])
+    listed = [f"masks/{Path(line['key']).stem}.json"] if found else []
+    return [*([line["mask"]] if "mask" in line else []), *found, *listed]
+
+
 def _fetch(store: Store, run: str, folder: Path, line: dict[str, Any]) -> bool:
     """True if the picture had to be fetched."""
+    for key in _masks(line):  # written once, and so never another
+        path = folder / "masks" / Path(key).name
+        if not path.exists():
+            _write(path, _there(store, run, key))
     path = folder / "images" / Path(line["key"]).name
     if path.exists() and _sha256(path.read_bytes()) == line["sha256"]:
         return False
-    data = store.get(keys.inside(run, line["key"]))
-    if data is None or _sha256(data) != line["sha256"]:
-        raise PixelmillError(f"{line['key']} of run {run} is {'missing' if data is None else 'damaged'} in the storage")
+    data = _there(store, run, line["key"])
+    if _sha256(data) != line["sha256"]:
+        raise PixelmillError(f"{line['key']} of run {run} is damaged in the storage")
     _write(path, data)
     return True
+
+
+def _there(store: Store, run: str, key: str) -> bytes:
+    data = store.get(keys.inside(run, key))
+    if data is None:
+        raise PixelmillError(f"{key} of run {run} is missing in the storage")
+    return data
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -20,6 +20,12 @@ class Entry(NamedTuple):
     images: int
     model: str
     text: str  # JSON of the shared.jobs.Row
+    inputs: tuple[str, ...] = ()  # by their names in the job; the picture first, then its mask
+
+    @property
+    def group(self) -> str:
+        """The input that this row is about: rows on one picture travel together."""
+        return self.inputs[0] if self.inputs else ""
 
 
 class Writer:
@@ -32,10 +38,11 @@ class Writer:
 
     def entry(self, draft: Draft) -> Entry:
         template = draft.template
-        job, job_id = template.resolve(draft.prompt, draft.negative_prompt, self._seed(draft))
+        job, job_id = template.resolve(draft.prompt, draft.negative_prompt, self._seed(draft), draft.edit)
         cells = ",".join([name + _json(draft.cells[index]) for name, index in self._cells])
         line = f'{{"row":{draft.row},"line":{draft.line},"cells":{{{cells}}},"job":{job},"job_id":"{job_id}"'
-        return Entry(draft.row, template.key, template.images, template.job.model, line + self._own(draft) + "}")
+        text = line + self._own(draft) + "}"
+        return Entry(draft.row, template.key, template.images, template.models[0], text, draft.inputs)
 
     def _seed(self, draft: Draft) -> int:
         if draft.seed is not None:

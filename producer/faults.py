@@ -59,6 +59,11 @@ def shown(cell: str) -> str:
     return f"{_quoted(cell[: SHOWN_CHARS - 3])}... ({len(cell):,} characters)"
 
 
+def shown_path(path: str) -> str:
+    """A path in quotes; of a long one the end, which says which file it is."""
+    return _quoted(path if len(path) <= SHOWN_CHARS else "..." + path[3 - SHOWN_CHARS :])
+
+
 def _quoted(text: str) -> str:
     # Bytes that are no UTF-8 were decoded to U+DC80..U+DCFF ("surrogateescape"): shown as the bytes they are.
     return repr(text).replace("\\udc", "\\x")

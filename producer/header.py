@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from producer.columns import ALIASES, IGNORED, NAMES, plain
+from producer.cells import plain
+from producer.columns import ALIASES, IGNORED, NAMES
 from producer.faults import Problem, did_you_mean, shown
 from producer.records import Record
 
@@ -20,6 +21,7 @@ class Header:
     metadata: dict[str, int] = field(default_factory=dict)  # unknown name -> index
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    lacks_prompt: bool = False  # and so no row can be made
 
     @cached_property  # it is asked for in every row
     def kept(self) -> dict[str, int]:
@@ -45,8 +47,9 @@ def understand(record: Record, needs_prompt: bool = True) -> Header:
     for index, name in enumerate(header.names):
         if problem := _place(header, index, name, meanings.get(plain(name))):
             header.problems.append(problem)
-    if header.names and needs_prompt and "prompt" not in header.at:
+    if header.names and needs_prompt and header.at.keys().isdisjoint(("prompt", "image")):
         header.problems.append(_no_prompt(header.names))
+        header.lacks_prompt = True
     header.problems += [Problem(header.name(f.cell), f.found, f.expected, f.hint) for f in record.flaws]
     return header
 

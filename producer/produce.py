@@ -4,9 +4,13 @@ import argparse
 import json
 import sys
 from collections import Counter
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from producer import follow, rows
+from producer import folder, follow, rows
 from producer.download import check_folder, download
 from producer.rows import ReadOptions, Report
 from producer.session import Session, open_session
@@ -21,17 +25,27 @@ def produce(arguments: argparse.Namespace) -> int:
         raise UsageError("--download waits for the run's end, --no-wait does not: leave one of them out")
     if twice := [name for name, count in Counter(name for name, _ in arguments.set).items() if count > 1]:
         raise UsageError(f"--set {twice[0]}: given twice")
+    with ExitStack() as files:
+        path = arguments.csv
+        if arguments.images is not None:
+            place = Path(files.enter_context(TemporaryDirectory(prefix="pixelmill-")))
+            path = folder.write_csv(place, arguments.images, arguments.masks, arguments.prompt)
+        return _produce(path, arguments)
+
+
+def _produce(path: Path, arguments: argparse.Namespace) -> int:
     known = settings.load()
     options = ReadOptions(salt=arguments.seed_salt, limit=arguments.limit, fills=dict(arguments.set))
-    request = Request(arguments.csv, options, arguments.run, arguments.skip_bad, arguments.reuse)
+    request = Request(path, options, arguments.run, arguments.skip_bad, arguments.reuse)
     models = catalog.load(known.models)
-    report = rows.check(request.path, options, models, known)
+    opened = cache(lambda: open_session(start=True))  # a dry run needs it only for inputs that lie in the storage
+    report = rows.check(request.path, options, models, known, lambda: opened().store)
     _show_report(report)
     _refuse_faults(report, request.skip_bad)
     if arguments.dry_run:
         _show_plan(report, arguments.json)
         return 1 if report.rejected else 0
-    session = open_session(start=True)
+    session = opened()
     submission = Submission(request, report, models, session.ledger, session.store)
     if arguments.download is not None:
         check_folder(arguments.download, submission.run, submission.hash)
@@ -96,11 +110,13 @@ def _send(session: Session) -> None:
 def _show_plan(report: Report, as_json: bool) -> None:
     plan = {"rows": report.read, "good": report.rows, "skipped": report.rejected, "images": report.images}
     if as_json:
-        print(json.dumps(plan))
+        print(json.dumps({**plan, "kinds": dict(report.kinds)}))
     else:
         models = ", ".join(sorted(report.models))
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.kinds.items())
         left_out = f", {plan['skipped']:,} would be left out" if plan["skipped"] else ""
-        print(f"{plan['good']:,} of {plan['rows']:,} rows would make {plan['images']:,} images with {models}{left_out}")
+        made = f"{plan['good']:,} of {plan['rows']:,} rows ({kinds}) would make {plan['images']:,} images"
+        print(f"{made} with {models}{left_out}")
 
 
 def _submitted_text(submitted: Submitted, report: Report) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shared import jobs, keys
 from shared.errors import UsageError
-from shared.jobs import Row
+from shared.jobs import Img2Img, Row, Txt2Img
 from shared.store import Store
 
 COPIES_AT_ONCE = 8
@@ -29,6 +29,8 @@ class Earlier:
     def copy(self, line: str, run: str) -> bool:
         """Copy the images of a row (its JSON) into another run; False if the earlier run does not have all of them."""
         row = Row.model_validate_json(line)
+        if not isinstance(row.job, Txt2Img | Img2Img):  # its masks belong to it, and are not among the images
+            return False
         query = "select key from images where job_id = ? order by n"
         found = [key for (key,) in self._table.execute(query, (bytes.fromhex(row.job_id),))]
         names = jobs.image_names(row)

@@ -1,21 +1,27 @@
 """A CSV file -> rows with resolved jobs, streaming: one pass checks everything, a second one gives the good rows."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from producer import columns
+from producer import fills
 from producer.entry import Entry, Writer
-from producer.faults import Fault, did_you_mean
+from producer.faults import Fault
 from producer.header import Header, understand
+from producer.inputs import Inputs
 from producer.records import Lines, Record, records
 from producer.table import Draft, Rejected, Table
+from producer.template import Reading
 from shared.catalog import Catalog
 from shared.errors import UsageError
 from shared.settings import Settings
+from shared.store import Store
 
 __all__ = ["ReadOptions", "Rejected", "Report", "check", "read"]
 
@@ -50,17 +56,25 @@ class ReadOptions:
 class Report:
     """What one pass found."""
 
+    inputs: Inputs  # what rows edit, looked at
     columns: tuple[str, ...] = ()  # that go with the rows, in the file's order
     seed_column: str = "seed"  # what the file calls it
     read: int = 0  # data rows
     rows: int = 0  # good ones
     images: int = 0  # that the good rows make
     models: set[str] = field(default_factory=set)  # that the good rows use
+    kinds: Counter[str] = field(default_factory=Counter)  # good rows by kind
     faults: list[Fault] = field(default_factory=list)  # the first MOST_FAULTS
     fault_count: int = 0
     file_faults: int = 0  # of them, those that concern the file: leaving rows out does not help
     warnings: list[str] = field(default_factory=list)
     file_sha256: str = ""  # hex, of all bytes
+    _inputs_digest: Any = field(default_factory=hashlib.sha256)
+
+    @property
+    def inputs_sha256(self) -> str:
+        """Over the inputs of all good rows in order (hex): another picture under the same name is another run."""
+        return str(self._inputs_digest.hexdigest())
 
     @property
     def rejected(self) -> int:
@@ -72,14 +86,25 @@ class Report:
 
     def count(self, good: Draft) -> None:
         self.rows += 1
-        self.images += good.template.images
-        self.models.add(good.template.job.model)
+        template = good.template
+        self.images += template.images
+        self.kinds[template.job.kind] += 1
+        self.models.update(template.models)
+        if good.edit is not None:
+            self._inputs_digest.update("\n".join([str(good.row), *good.inputs, ""]).encode())
 
 
-def check(path: Path, options: ReadOptions, catalog: Catalog, settings: Settings) -> Report:
-    """Read all of the file and name every fault. Raises UsageError where there is nothing to read as CSV."""
-    report = Report()
-    with _opened(path, options, catalog, settings) as file:
+def check(
+    path: Path,
+    options: ReadOptions,
+    catalog: Catalog,
+    settings: Settings,
+    open_store: Callable[[], Store] | None = None,
+) -> Report:
+    """Read all of the file and name every fault. Raises UsageError where there is nothing to read as CSV. `open_store`
+    is called where a row names an input in the storage; by default, the storage is the one of the settings."""
+    report = Report(Inputs(path.parent, settings, open_store or partial(Store, settings)))
+    with _opened(path, options, report.inputs, catalog, settings) as file:
         report.columns = tuple(file.header.kept)
         report.seed_column = file.header.names[file.header.at["seed"]] if "seed" in file.header.at else "seed"
         report.warnings = [f"{path.name}:{file.header.line}: {warning}" for warning in file.header.warnings]
@@ -100,9 +125,10 @@ def check(path: Path, options: ReadOptions, catalog: Catalog, settings: Settings
 def read(
     path: Path, options: ReadOptions, catalog: Catalog, settings: Settings, report: Report
 ) -> Iterator[Entry | Rejected]:
-    """Every row once more, in the file's order. Raises UsageError, at the end, if the file is no longer the one of the
-    report."""
-    with _opened(path, options, catalog, settings) as file:
+    """Every row once more, in the file's order. Raises UsageError if an input changed since the report and, at the end,
+    if the file did."""
+    report.inputs.again()
+    with _opened(path, options, report.inputs, catalog, settings) as file:
         writer = Writer(file.header, options.salt)
         for item in file:
             yield item if isinstance(item, Rejected) else writer.entry(item)
@@ -113,8 +139,16 @@ def read(
 class CsvFile:
     """One pass over an open file: its header at once, its rows in a loop, its SHA-256 after that."""
 
-    def __init__(self, name: str, file: BinaryIO, options: ReadOptions, catalog: Catalog, settings: Settings) -> None:
-        fills = _fills(options, catalog, settings)
+    def __init__(
+        self,
+        name: str,
+        file: BinaryIO,
+        options: ReadOptions,
+        inputs: Inputs,
+        catalog: Catalog,
+        settings: Settings,
+    ) -> None:
+        filled = _fills(options, inputs, catalog, settings)
         self.name = name
         self.limit = options.limit
         self.most_rows = settings.max_rows
@@ -123,11 +157,11 @@ class CsvFile:
         record = next(self._records, None)
         if record is None:
             raise UsageError(f"{name}: the file is empty; expected a line of column names, and a line per picture")
-        self.header = understand(record, needs_prompt="prompt" not in fills)
+        self.header = understand(record, needs_prompt=filled.keys().isdisjoint(("prompt", "image")))
         self.faults = [problem.at(name, record.line) for problem in self.header.problems]
         # Where the header has no prompt, that is one fault of the file and not one of each row.
-        fills = fills if "prompt" in self.header.at else {"prompt": "-"} | fills
-        self.table = Table(name, self.header, fills, catalog, settings)
+        filled = {"prompt": "-"} | filled if self.header.lacks_prompt else filled
+        self.table = Table(name, self.header, filled, inputs, catalog, settings)
 
     def __iter__(self) -> Iterator[Draft | Rejected]:
         number = 0
@@ -149,7 +183,9 @@ class CsvFile:
 
 
 @contextmanager
-def _opened(path: Path, options: ReadOptions, catalog: Catalog, settings: Settings) -> Iterator[CsvFile]:
+def _opened(
+    path: Path, options: ReadOptions, inputs: Inputs, catalog: Catalog, settings: Settings
+) -> Iterator[CsvFile]:
     if path.is_dir():
         raise UsageError(f"{path}: found a folder; expected a CSV file")
     if path.exists() and not path.is_file():
@@ -164,33 +200,28 @@ def _opened(path: Path, options: ReadOptions, catalog: Catalog, settings: Settin
         for magic, what in FOREIGN.items():
             if start.startswith(magic):
                 raise UsageError(f"{path}: found {what}; expected CSV text (in a spreadsheet: save as CSV UTF-8)")
-        rows = CsvFile(path.name, file, options, catalog, settings)
+        rows = CsvFile(path.name, file, options, inputs, catalog, settings)
         with closing(rows.table.taken):
             yield rows
 
 
-def _fills(options: ReadOptions, catalog: Catalog, settings: Settings) -> dict[str, str]:
+def _fills(options: ReadOptions, inputs: Inputs, catalog: Catalog, settings: Settings) -> dict[str, str]:
     """`--set` by canonical names, checked once and not in every row. Raises UsageError."""
-    fills: dict[str, str] = {}
-    for given, value in options.fills.items():
-        column = columns.NAMES.get(columns.plain(given))
-        if column is None:
-            near = did_you_mean(columns.plain(given), columns.NAMES) or "expected one of " + ", ".join(columns.ALIASES)
-            raise UsageError(f"--set {given}: no such column; {near}")
-        if column in columns.UNIQUE:
-            raise UsageError(f"--set {given}: no two rows may share a {column}; write it into the file")
-        if column in fills:
-            raise UsageError(f"--set {given}: {column} is set twice")
-        fills[column] = value.strip()
-    problems = _fill_problems(fills, catalog, settings)
-    if problems:
+    given = fills.canonical(options.fills)
+    if problems := _fill_problems(given, inputs, catalog, settings):
         raise UsageError("\n".join(problems))
-    return fills
+    return given
 
 
-def _fill_problems(fills: dict[str, str], catalog: Catalog, settings: Settings) -> list[str]:
+def _fill_problems(given: dict[str, str], inputs: Inputs, catalog: Catalog, settings: Settings) -> list[str]:
     """Read a row that has no cell of its own."""
-    table = Table("", Header(0, []), {"prompt": "-"} | fills, catalog, settings)
+    reading = Reading({column: f"--set {column}" for column in given})
+    for column, cell in given.items():
+        if cell and (parse := fills.alone(column, inputs, catalog, settings)):
+            reading.read(column, None, parse, cell)
+    plain = {"prompt": "-"} | fills.of_any_kind(given)
+    table = Table("", Header(0, []), plain, inputs, catalog, settings)
     with closing(table.taken):
         item = table.row(1, Record(0, []))
-    return [str(fault).partition(": ")[2] for fault in item.faults] if isinstance(item, Rejected) else []
+    faults = item.faults if isinstance(item, Rejected) else ()
+    return [str(problem) for problem in reading.problems] + [str(fault).partition(": ")[2] for fault in faults]

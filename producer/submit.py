@@ -4,14 +4,17 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from producer import plan, restore, reuse, rows
+from producer import order, plan, restore, reuse, rows
+from producer.entry import Entry
 from producer.parts import Parts
 from producer.rows import ReadOptions, Rejected, Report
+from producer.stocking import Stocking
 from shared import jobs, keys
 from shared.catalog import Catalog
 from shared.errors import RunConflict, UsageError
@@ -21,6 +24,7 @@ from shared.store import Store
 
 LOCK_LEASE_S = 180.0  # in which a part must be stored
 LOCK_WAIT_S = 600.0
+ROWS_PER_LEASE = 100_000  # read between two looks at the lock: some seconds
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Submitted:
 
 
 def run_hash(report: Report, options: ReadOptions, catalog: Catalog) -> str:
-    """What a run is made from: file bytes, run-level defaults, models and their defaults; equal for equal runs."""
+    """What a run is made from: file, run-level defaults, inputs, models and their defaults; equal for equal runs."""
     models = {name: catalog.models[name] for name in report.models}
     value = {
         "file": report.file_sha256,
@@ -53,6 +57,7 @@ def run_hash(report: Report, options: ReadOptions, catalog: Catalog) -> str:
         "limit": options.limit,
         "salt": options.salt,
         "models": {name: [model.identity, model.defaults.model_dump()] for name, model in models.items()},
+        "inputs": report.inputs_sha256,
         "schema": jobs.SCHEMA_VERSION,
     }
     return hashlib.sha256(jobs.canonical_json(value).encode()).hexdigest()
@@ -83,7 +88,7 @@ class Submission:
                 raise UsageError(f"run {self.run} is being submitted elsewhere and does not end; try again later")
             standing = self.store.get(keys.description(self.run))
             if standing is not None:
-                return self._join(json.loads(standing))
+                return self._join(json.loads(standing), lock)
             # Without a description there is no run: what lies here is left from one that was removed or never begun.
             self.store.delete_all(keys.prefix(self.run))
             about, copied = self._store_parts(lock)
@@ -91,7 +96,7 @@ class Submission:
             restore.open_run(self.ledger, self.store, about)
             return Submitted(self.run, joined=False, copied=copied)
 
-    def _join(self, about: dict[str, Any]) -> Submitted:
+    def _join(self, about: dict[str, Any], lock: Any) -> Submitted:
         if about["hash"] != self.hash:
             raise RunConflict(
                 f"run {self.run} exists and was made from another file or other settings ({about['file']}, "
@@ -102,31 +107,47 @@ class Submission:
         if state == "opening":  # nobody finished opening it, or the broker lost its data
             restore.open_run(self.ledger, self.store, about, look=True)
             return Submitted(self.run, joined=True)
+        if self.ledger.failed_rows(self.run):
+            self._restock(lock)
         return Submitted(self.run, joined=True, again=restore.retry_failed(self.ledger, self.store, self.run))
+
+    def _restock(self, lock: Any) -> None:
+        """Rows may have failed because somebody removed their inputs from the storage."""
+        with Stocking(self.store, self.report.inputs, lock.reacquire) as stocking:
+            stocking.add(self.report.inputs.files())
+            stocking.close()
 
     def _store_parts(self, lock: Any) -> tuple[dict[str, Any], int]:
         settings: Settings = self.ledger.settings
         with (
             Parts(self.store, self.run) as parts,
+            Stocking(self.store, self.report.inputs, lock.reacquire) as stocking,
             reuse.earlier(self.store, self.request.reuse, lock.reacquire) as earlier,
         ):
             rows_per_shard = plan.shard_rows(self.report.rows, settings.shard_rows)
-            for shard in plan.shards(self._rows(parts), rows_per_shard):
+            ordered = order.by_image(self._rows(parts, stocking, lock))
+            for shard in plan.shards(ordered, rows_per_shard, most_of_a_group=settings.shard_rows):
                 copied = [earlier.copy(row.text, self.run) for row in shard.rows] if earlier else [False]
                 part = parts.parts
                 parts.add(shard, look=any(copied))
                 if earlier or parts.parts > part:
                     lock.reacquire()
+            stocking.close()
             parts.close()
             return self._about(parts), earlier.copied if earlier else 0
 
-    def _rows(self, parts: Parts) -> Any:
-        """The good rows; the others, which --skip-bad leaves out, go aside."""
+    def _rows(self, parts: Parts, stocking: Stocking, lock: Any) -> Iterator[Entry]:
+        """The good rows, their inputs on the way to the storage; the others, which --skip-bad leaves out, go aside."""
         request = self.request
-        for row in rows.read(request.path, request.options, self.catalog, self.ledger.settings, self.report):
+        found = rows.read(request.path, request.options, self.catalog, self.ledger.settings, self.report)
+        for number, row in enumerate(found, 1):
+            if number % ROWS_PER_LEASE == 0:
+                lock.reacquire()
             if isinstance(row, Rejected):
                 parts.reject(row.as_line())
             else:
+                if row.inputs:
+                    stocking.add(row.inputs)
                 yield row
 
     def _about(self, parts: Parts) -> dict[str, Any]:

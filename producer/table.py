@@ -2,21 +2,23 @@
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from producer import cells as cells_
 from producer import columns
+from producer.edits import Edits
 from producer.faults import Fault, Problem, shown
 from producer.header import Header
+from producer.inputs import Inputs
 from producer.records import Flaw, Record
-from producer.template import Reading, Template, template
+from producer.template import Reading, Template
 from producer.unique import Taken
 from shared import jobs
 from shared.catalog import Catalog
 from shared.settings import Settings
-
-MOST_TEMPLATES = 10_000  # kept; a file with more different settings pays for reading them again
 
 
 class Draft(NamedTuple):
@@ -31,6 +33,15 @@ class Draft(NamedTuple):
     seed: int | None  # None: derived
     filename: str | None
     custom_id: str | None
+    edit: Mapping[str, Any] | None = None  # own values of a row with an input: the job's fields
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The picture and its mask, by their names in the job."""
+        if self.edit is None:
+            return ()
+        names = (self.edit["image"], self.edit.get("mask_image", jobs.ALPHA))
+        return names[:1] if names[1] == jobs.ALPHA else names
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +63,25 @@ class Rejected:
 class Table:
     """What every row of a file is read against, and the names that its rows have taken so far."""
 
-    def __init__(self, file: str, header: Header, fills: dict[str, str], catalog: Catalog, settings: Settings) -> None:
+    def __init__(
+        self,
+        file: str,
+        header: Header,
+        fills: dict[str, str],
+        inputs: Inputs,
+        catalog: Catalog,
+        settings: Settings,
+    ) -> None:
         self.file = file
         self.header = header
-        self.fills = fills
-        self.catalog = catalog
         self.settings = settings
         self.taken = Taken()
         self._names = {column: f"--set {column}" for column in fills}
         self._names |= {column: header.names[index] for column, index in header.at.items()}
-        self._templates: dict[tuple[str, ...], Template] = {}
+        self._edits = Edits(header, fills, self._names, inputs, catalog, settings)
         self._fill = tuple(fills.get(column, "") for column in ("prompt", "negative_prompt", "seed"))
         blank = len(header.names)  # an absent column is the empty cell that `row` adds at the end
         self._own = itemgetter(*(header.at.get(column, blank) for column in columns.OWN))
-        # Twice the blank, so that itemgetter gives a tuple however few columns there are.
-        self._settings = itemgetter(*(header.at.get(column, blank) for column in columns.SETTINGS), blank, blank)
 
     def row(self, number: int, record: Record) -> Draft | Rejected:
         """`number`: 1 is the first data row."""
@@ -85,32 +100,26 @@ class Table:
         cells = [*record.cells, ""]
         prompt, negative, seed, filename, custom_id = self._own(cells)
         default_prompt, default_negative, default_seed = self._fill
-        template = self._template(self._settings(cells))
+        template, edit, stem, problems = self._edits.ask(cells)
         images, made_format = template.images, template.job.output_format
-        reading = Reading(self._names, template.problems)
+        reading = Reading(self._names, problems)
         read, most = reading.read, self.settings.max_prompt_chars
+        prompt = prompt if prompt.strip() else default_prompt or prompt
+        wants_prompt = template.prompted or (prompt.strip() and "prompt" in template.holes)
+        own_name = read("filename", None, columns.filename, filename.strip(), made_format) if filename else None
         draft = Draft(
             number,
             record.line,
             record.cells,
             template,
-            read("prompt", "", columns.text, prompt if prompt.strip() else default_prompt or prompt, most),
-            read("negative_prompt", "", columns.text, negative, most) if negative.strip() else default_negative,
+            read("prompt", "", cells_.text, prompt, most) if wants_prompt else "",
+            read("negative_prompt", "", cells_.text, negative, most) if negative.strip() else default_negative,
             read("seed", None, columns.seed, seed.strip() or default_seed, images),
-            read("filename", None, columns.filename, filename.strip(), made_format) if filename else None,
+            own_name if own_name or edit is None else columns.name_after(stem, number),
             read("custom_id", None, columns.custom_id, custom_id.strip()) if custom_id else None,
+            edit,
         )
         return draft, reading.problems
-
-    def _template(self, cells: tuple[str, ...]) -> Template:
-        found = self._templates.get(cells)
-        if found is None:
-            if len(self._templates) >= MOST_TEMPLATES:
-                self._templates.clear()
-            given = {column: cell for column, cell in zip(columns.SETTINGS, cells, strict=False) if cell.strip()}
-            found = template(self.fills | given, self._names, self.catalog, self.settings)
-            self._templates[cells] = found
-        return found
 
     def _take(self, draft: Draft, sound: bool) -> list[Problem]:
         """Names that an earlier row has. A row that is left out takes none, so that it rejects no other."""
@@ -118,6 +127,8 @@ class Table:
         names = {f"id {draft.custom_id}": "custom_id"} if draft.custom_id else {}
         if draft.filename:  # storage and file systems may not tell A from a
             images = jobs.own_names(draft.filename.lower(), job.output_format, job.num_images_per_prompt)
+            if draft.edit is not None:  # its mask is a PNG, whatever the image is
+                names |= {f"mask {image.rpartition('.')[0]}": "filename" for image in images}
             names |= {f"file {image}": "filename" for image in images}
         first = {column: (name, line) for name, column in names.items() if (line := self.taken.line(name))}
         if sound and not first:
@@ -126,7 +137,8 @@ class Table:
 
     def _second(self, column: str, name: str, line: int) -> Problem:
         found = shown(name.partition(" ")[2])
-        return Problem(self._names[column], found, "a name that no other row has", f"line {line} has it already")
+        name = self._names.get(column, column)
+        return Problem(name, found, "a name that no other row has", f"line {line} has it already")
 
     def _damaged(self, number: int, record: Record) -> Rejected:
         """A record with flaws of writing. Where it could be cut into cells, the sound ones are checked as well."""
