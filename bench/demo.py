@@ -28,7 +28,7 @@ class Series:
 def model() -> Model:
     """The catalog's default model. Raises BenchError if its files are not there."""
     known = catalog.load(settings.load().models)
-    entry = known.models[known.default]
+    entry = known.models[known.defaults["model"]]
     if not entry.path.is_dir():
         raise BenchError(
             f"model {entry.name}: there is no folder {entry.path}; train it with `python -m workers.demo.train`, "

@@ -15,13 +15,19 @@ from workers.pipelines.txt2img import txt2img
 
 SHAPES = (1, 3, 8)
 PICTURES = 24
+SETTINGS = {"width", "height", "num_inference_steps", "guidance_scale"}
 SCHEDULERS = ("dpmpp_2m", "euler_a", "ddim")
 PROMPT = "a large red circle in the center on a white background"
 
 
 def items(model: catalog.Model, scheduler: str) -> list[Item]:
     """The same prompt with 24 seeds, at the model's own settings."""
-    job = model.defaults.model_dump() | {"model": model.name, "prompt": PROMPT, "scheduler": scheduler}
+    job = model.defaults.model_dump(include=SETTINGS) | {
+        "kind": "txt2img",
+        "model": model.name,
+        "prompt": PROMPT,
+        "scheduler": scheduler,
+    }
     head = {"line": 1, "cells": {}, "job_id": ""}
     rows = [Row.model_validate(head | {"row": seed + 1, "job": job | {"seed": seed}}) for seed in range(PICTURES)]
     return [Item(row, 0) for row in rows]
@@ -41,7 +47,7 @@ def main() -> int:
     models = Models(known, torch.device("cpu"), 1 << 40)
     print("| scheduler | shapes | largest difference | mean difference | values that differ |\n|---|---|---|---|---|")
     for scheduler in SCHEDULERS:
-        wanted = items(known.models[known.default], scheduler)
+        wanted = items(known.models[known.defaults["model"]], scheduler)
         made = {shape: np.stack(render(wanted, models, shape)).astype(int) for shape in SHAPES}
         for one, other in ((1, 3), (1, 8), (3, 8)):
             far = np.abs(made[one] - made[other])

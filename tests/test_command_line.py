@@ -135,7 +135,8 @@ def test_dry_run_says_what_it_would_make_and_submits_nothing(
 ) -> None:
     (tmp_path / "p.csv").write_text("prompt,n\na,2\nb,3\n")
     assert cli.main(["--csv", str(tmp_path / "p.csv"), "--dry-run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"rows": 2, "good": 2, "skipped": 0, "images": 5}
+    plan = {"rows": 2, "good": 2, "skipped": 0, "images": 5, "kinds": {"txt2img": 2}}
+    assert json.loads(capsys.readouterr().out) == plan
     assert list(fleet.store.list("runs/")) == []
 
 

@@ -94,7 +94,8 @@ def test_no_setting_leaks_from_one_batch_into_the_next(models: Models) -> None:
 
 def item(seed: int, scheduler: str) -> Item:
     job = {
-        "model": "demo-shapes", "prompt": "a large green star on a white background", "width": 128, "height": 128,
+        "kind": "txt2img", "model": "demo-shapes", "prompt": "a large green star on a white background",
+        "width": 128, "height": 128,
         "num_inference_steps": STEPS, "guidance_scale": 4.0, "scheduler": scheduler, "seed": seed,
     }  # fmt: skip
     return Item(Row.model_validate({"row": seed + 1, "line": 1, "cells": {}, "job": job, "job_id": "0" * 64}), 0)

@@ -13,7 +13,7 @@ from shared.errors import UsageError
 from shared.settings import Settings
 
 CATALOG = Catalog(
-    default="demo-shapes",
+    defaults={"model": "demo-shapes"},
     models={
         "demo-shapes": Model(
             name="demo-shapes",
@@ -94,8 +94,8 @@ CELLS = [
     ("custom_id", "a\tb", "expected at most 128 printable characters"),
     ("model", "demo-shape", "found 'demo-shape'; expected one of demo-shapes; did you mean 'demo-shapes'?"),
     ("n", "65", "expected a whole number from 1 to 64"),
-    ("output_format", "tiff", "found 'tiff'; expected one of png, jpeg, webp"),
-    ("kind", "inpaint", "found 'inpaint'; expected txt2img"),
+    ("output_format", "bmp", "found 'bmp'; expected one of png, jpeg, webp, tiff"),
+    ("kind", "upscale", "found 'upscale'; expected one of txt2img, img2img, inpaint, "),
 ]
 
 

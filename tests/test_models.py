@@ -26,7 +26,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
         (folder / "weights").write_bytes(name.encode() * 100)
         found[name] = Model(name=name, family="sd15", path=folder, identity=catalog.identity(folder))
     monkeypatch.setitem(models.LOADERS, "sd15", lambda entry, on: Loaded(entry.name, entry.identity, on, None, 150))
-    return Catalog(default="a", models=found)
+    return Catalog(defaults={"model": "a"}, models=found)
 
 
 def test_a_model_stays_loaded_and_the_least_recently_used_leaves_first(known: Catalog) -> None:

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from producer import columns, rows
+from producer import cells, columns, rows
 from producer.entry import Entry
 from producer.records import Lines, records
 from producer.rows import ReadOptions, Rejected, Report
@@ -23,7 +23,7 @@ from workers.demo import captions, scenes
 
 EXAMPLES = hypothesis.settings(max_examples=150)
 CATALOG = Catalog(
-    default="demo",
+    defaults={"model": "demo"},
     models={
         "demo": Model(
             name="demo",
@@ -86,7 +86,7 @@ def test_an_empty_cell_means_the_default_of_the_model(file):
         seed=jobs.derived_seed("", 1, "a red circle"),
     )
     assert row.job == expected
-    assert row.job_id == jobs.job_id(expected.model_dump(), "d" * 64)
+    assert row.job_id == jobs.job_id(expected.model_dump(), {"model": "d" * 64})
 
 
 def test_another_model_brings_its_own_defaults_and_limits(file):
@@ -118,7 +118,7 @@ def test_a_row_says_everything_in_its_cells(file):
 
 @pytest.mark.parametrize(("alias", "column"), [(a, c) for c, names in columns.ALIASES.items() for a in names])
 def test_an_alias_means_its_column_whatever_its_case(alias, column):
-    assert columns.NAMES[columns.plain(alias.upper().replace("_", " "))] == column
+    assert columns.NAMES[cells.plain(alias.upper().replace("_", " "))] == column
 
 
 def test_scheduler_beside_sampler_name_is_the_schedule_type_as_in_a1111_and_comfyui(file):
@@ -289,7 +289,7 @@ def test_the_fast_job_id_is_the_one_of_shared_jobs(tmp_path_factory, prompt, neg
         writer.writerows([["prompt", "negative_prompt", "seed", "cfg"], [prompt, negative, seed, "7.25"]])
     (row,) = read(path)
     assert row.job == jobs.Txt2Img.model_validate(row.job.model_dump())
-    assert row.job_id == jobs.job_id(row.job.model_dump(), "d" * 64)
+    assert row.job_id == jobs.job_id(row.job.model_dump(), {"model": "d" * 64})
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
