@@ -15,7 +15,7 @@ from segment_anything import SamPredictor, sam_model_registry
 from bench.photos import photo
 from bench.site import Site
 from bench.table import Line, Part, number
-from producer import plan, rows
+from producer import order, plan, rows
 from producer.rows import ReadOptions
 from shared import catalog, settings
 from shared.jobs import Row
@@ -50,9 +50,6 @@ class Folder:
 
     def mask(self, name: str, /) -> np.ndarray:
         raise KeyError(name)
-
-    def want(self, names: object, /) -> None:
-        del names
 
 
 def measure(site: Site) -> Part:
@@ -121,7 +118,8 @@ def planned(path: Path, models: catalog.Catalog) -> Iterator[list[Item]]:
     if report.fault_count:
         raise SystemExit(f"{path}: {report.faults[0]}")
     good = [row for row in rows.read(path, options, models, known, report) if not isinstance(row, rows.Rejected)]
-    for shard in plan.shards(good, plan.shard_rows(report.rows, known.shard_rows)):
+    rows_per_shard = plan.shard_rows(report.rows, known.shard_rows)
+    for shard in plan.shards(order.by_image(good), rows_per_shard, most_of_a_group=known.shard_rows):
         yield batches.items(Row.model_validate(json.loads(row.text)) for row in shard.rows)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from producer.cells import NO, YES, decimal, number, plain, truth, whole, whole_number, word
 from producer.faults import BadCell
 from producer.sizes import SIDES, Amount, Anchor
-from shared.jobs import Box, Point
+from shared.jobs import MOST_AREA, Box, Point
 
 # Canonical name -> what users of other tools call it. `multimask_output` is SAM's own name, with its own values.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -149,7 +149,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "mask_regions": lambda cell: word(cell, {"union": "union", "best": "best"}),
     "auto": lambda cell: word(cell, _EVERYTHING, ("yes", "no")),
     "multimask": lambda cell: word(cell, _MULTIMASK, ("best", "largest", "all")),
-    "min_mask_region_area": lambda cell: whole(cell, 0, MOST_PIXELS),
+    "min_mask_region_area": lambda cell: whole(cell, 0, MOST_AREA),
     "points_per_side": lambda cell: whole(cell, 1, 256),
     "pred_iou_thresh": lambda cell: decimal(cell, 0, 1),
     "stability_score_thresh": lambda cell: decimal(cell, 0, 1),

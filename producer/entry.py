@@ -42,7 +42,7 @@ class Writer:
         cells = ",".join([name + _json(draft.cells[index]) for name, index in self._cells])
         line = f'{{"row":{draft.row},"line":{draft.line},"cells":{{{cells}}},"job":{job},"job_id":"{job_id}"'
         text = line + self._own(draft) + "}"
-        return Entry(draft.row, template.key, template.images, template.models[0], text, draft.inputs)
+        return Entry(draft.row, template.key, template.images, jobs.models_text(template.models), text, draft.inputs)
 
     def _seed(self, draft: Draft) -> int:
         if draft.seed is not None:

@@ -11,9 +11,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 MASK_ENDING = "_mask"
 
 
-def write_csv(place: Path, images: Path, masks: Path | None, prompt: str | None) -> Path:
+def write_csv(place: Path, images: Path, masks: Path | None, said: Mapping[str, str]) -> Path:
     """The file, in the folder `place`. Its paths are absolute, so that failed.csv can be produced from anywhere. A
-    picture without its mask names the file that is expected. Raises UsageError."""
+    picture without its mask names the file that is expected. `said`: further columns, equal in all rows. Raises
+    UsageError."""
     pictures = _pictures(images)
     if masks is not None and masks.is_dir() and masks.samefile(images):
         pictures = _without_masks(pictures)
@@ -23,8 +24,7 @@ def write_csv(place: Path, images: Path, masks: Path | None, prompt: str | None)
     if masks is not None:
         for row, mask in zip(rows, _masks(pictures, masks), strict=True):
             row["mask_image"] = str(mask)
-    if prompt is not None:
-        rows = [{**row, "prompt": prompt} for row in rows]
+    rows = [{**row, **said} for row in rows]
     path = place / f"{images.resolve().name or 'images'}.csv"
     # Names that are no UTF-8 become bytes that are none, and the reader of the file says so in their row.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -32,6 +32,12 @@ def write_csv(place: Path, images: Path, masks: Path | None, prompt: str | None)
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def left_out(images: Path) -> list[str]:
+    """Names of the folder's files that are taken for no pictures, by name; hidden ones do not count."""
+    files = (path for path in images.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(path.name for path in files if path.suffix.lower() not in SUFFIXES)
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from shared import dispatch, keys
 from shared.errors import UsageError
+from shared.jobs import split_models
 from shared.runs import Ledger
 from shared.store import Store
 
@@ -106,13 +107,13 @@ def unserved(ledger: Ledger, run: str) -> str:
         return "no worker is alive; start one with `produce up` (local stack) or `python -m workers` on a GPU host"
     facts = ledger.facts(run)
     models = [m for m in json.loads(facts.get("models", "[]")) if ledger.pending(run, m)]
-    served = dispatch.served_models(workers.values())
-    missing = [m for m in models if m not in served]
-    reasons = dict.fromkeys(w["problems"][m] for m in missing for w in workers.values() if m in w["problems"])
+    missing = [m for m in models if not dispatch.can_serve(workers.values(), m)]
+    parts = [part for m in missing for part in split_models(m)]
+    reasons = dict.fromkeys(w["problems"][m] for m in parts for w in workers.values() if m in w["problems"])
     if not missing:
         return ""
     why = "; ".join(reasons) or "no live worker has its files: check `path` in models.toml on the worker hosts"
-    return f"no live worker can serve {', '.join(missing)}: {why}"
+    return f"no live worker can serve {', '.join(m.replace('+', ' with ') for m in missing)}: {why}"
 
 
 class Bar:

@@ -25,6 +25,7 @@ from shared.jobs import ALPHA, SUFFIXES
 from shared.settings import Settings
 from shared.store import Store
 
+MOST_KEY_BYTES = 1024  # of S3
 MOST_KEPT = 4_000  # in memory
 MOST_HINTS = 50  # how often a folder is searched for a name near to one that is not there
 MOST_NAMES = 2000  # in a folder that is searched
@@ -183,7 +184,13 @@ class Inputs:
 
     def _stored(self, cell: str, mask: bool) -> Input:
         bucket, _, key = cell.removeprefix(keys.S3).partition("/")
-        if not bucket or not key or not cell.isprintable() or {".", ".."}.intersection(key.split("/")):
+        if (
+            not bucket
+            or not key
+            or len(key.encode()) > MOST_KEY_BYTES
+            or not cell.isprintable()
+            or {".", ".."}.intersection(key.split("/"))
+        ):
             raise BadCell("s3://bucket/key")
         store = self.open_store()
         allowed = [prefix.strip() for prefix in self.settings.input_prefixes.split(",") if prefix.strip()]
@@ -193,7 +200,7 @@ class Inputs:
         store = store.at(bucket)
         version = store.stat(key)
         if version is None:
-            raise BadCell("an object that exists")
+            raise BadCell("an object that exists and may be read")
         self._check_bytes(version.size_bytes, cell)
         data = store.get_version(key, version.etag)
         if data is None:

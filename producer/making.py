@@ -23,12 +23,6 @@ NO_STEPS: tuple[str, ...] = ()
 LEAST_SIDE = 8  # pixels
 MASKED = ("inpaint", "outpaint", "mask_edit")
 FREE_OF_PROMPT = ("outpaint", "segment")  # they may go without
-# What an empty cell means, where the action says more than the job's own defaults.
-ACTIONS: dict[str, dict[str, Any]] = {
-    "replace_background": {"mask_grow": -2, "mask_blur": 2},  # the soft edge ends where the object begins
-    "replace_object": {"mask_grow": 4},
-    "remove_object": {"mask_grow": 4, "masked_content": "fill"},
-}
 # Columns whose defaults stand in the catalog, and the model that brings them.
 OF_MODELS = {
     "points_per_side": "mask_model",
@@ -151,7 +145,7 @@ class _Maker:
         if not edits:
             return given
         action = given.get("action", "replace_background")
-        return {"action": action, **ACTIONS[action], **given}
+        return {"action": action, **jobs.ACTION_DEFAULTS[action], **given}
 
     def _check_strength(self, values: dict[str, Any]) -> None:
         """A picture that is changed in no step is not changed at all."""
@@ -174,7 +168,10 @@ class _Maker:
         if self.ask.kind in MASKED:
             margins = Margins(*(values.get(name, 0) for name in EXPANDS))
             canvas = margins.around(Size(facts.width, facts.height))
-            self.reading.get("output_format", None, formats.check_size, made.output_format, canvas)
+            try:
+                formats.check_size("", made.output_format, canvas)
+            except BadCell as bad:
+                self.reading.refuse("output_format", self.reading.cells.get("output_format", ""), bad)
         return made._asdict()
 
     # --- sizes ---

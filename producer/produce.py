@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from producer import folder, follow, rows
+from producer import columns, folder, follow, rows
+from producer.cells import plain
 from producer.download import check_folder, download
 from producer.rows import ReadOptions, Report
 from producer.session import Session, open_session
@@ -29,8 +30,18 @@ def produce(arguments: argparse.Namespace) -> int:
         path = arguments.csv
         if arguments.images is not None:
             place = Path(files.enter_context(TemporaryDirectory(prefix="pixelmill-")))
-            path = folder.write_csv(place, arguments.images, arguments.masks, arguments.prompt)
+            said = {"prompt": arguments.prompt} if arguments.prompt is not None else {}
+            said |= {name: value for name, value in arguments.set if plain(name) in columns.NAMES}
+            path = folder.write_csv(place, arguments.images, arguments.masks, said)
+            arguments.set = [(name, value) for name, value in arguments.set if name not in said]
+            _show_left_out(arguments.images)
         return _produce(path, arguments)
+
+
+def _show_left_out(images: Path) -> None:
+    if names := folder.left_out(images):
+        some = ", ".join(names[:5]) + (", ..." if names[5:] else "")
+        print(f"warning: {len(names)} of {images} left out, no PNG, JPEG, WebP or TIFF: {some}", file=sys.stderr)
 
 
 def _produce(path: Path, arguments: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ from shared.store import Store
 
 __all__ = ["ReadOptions", "Rejected", "Report", "check", "read"]
 
+PATHS = ("image", "mask_image")
 MOST_FAULTS = 1000  # kept; the rest is counted
 # How files begin that people take for CSV.
 FOREIGN = {
@@ -59,6 +60,7 @@ class Report:
     inputs: Inputs  # what rows edit, looked at
     columns: tuple[str, ...] = ()  # that go with the rows, in the file's order
     seed_column: str = "seed"  # what the file calls it
+    path_columns: tuple[str, ...] = ()  # that name pictures, as the file calls them
     read: int = 0  # data rows
     rows: int = 0  # good ones
     images: int = 0  # that the good rows make
@@ -106,7 +108,9 @@ def check(
     report = Report(Inputs(path.parent, settings, open_store or partial(Store, settings)))
     with _opened(path, options, report.inputs, catalog, settings) as file:
         report.columns = tuple(file.header.kept)
-        report.seed_column = file.header.names[file.header.at["seed"]] if "seed" in file.header.at else "seed"
+        called = {column: file.header.names[index] for column, index in file.header.at.items()}
+        report.seed_column = called.get("seed", "seed")
+        report.path_columns = tuple(called[column] for column in PATHS if column in called)
         report.warnings = [f"{path.name}:{file.header.line}: {warning}" for warning in file.header.warnings]
         report.add(file.faults)
         report.file_faults = len(file.faults)

@@ -160,6 +160,8 @@ class Submission:
             "file_sha256": report.file_sha256,
             "header": list(report.columns),
             "seed_column": report.seed_column,
+            "path_columns": list(report.path_columns),
+            "folder": os.fsencode(self.request.path.parent.resolve()).decode("utf-8", "replace"),
             "rows_read": report.read,
             "rows": report.rows,
             "rows_skipped": report.rejected,

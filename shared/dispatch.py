@@ -8,6 +8,7 @@ from typing import Any
 from celery import Celery
 
 from shared import bury, queue
+from shared.jobs import split_models
 from shared.runs import Ledger
 from shared.shards import Shard
 from shared.store import Store
@@ -20,7 +21,7 @@ DEATHS_TO_BURY = 3
 
 @dataclass(frozen=True)
 class Turn:
-    """A run that may send, with its pending shards per model, in the order in which its models came."""
+    """A run that may send, with its pending shards per model (or models together), in the order in which they came."""
 
     run: str
     pending: dict[str, int]
@@ -81,7 +82,7 @@ def _fill(ledger: Ledger, app: Celery, lane: str) -> int:
     workers = ledger.workers()
     free, sent = room(ledger.queued(lane), len(workers)), 0
     turns = [_turn(ledger, run) for run in ledger.lane_runs(lane)]
-    served = served_models(workers.values())
+    served = frozenset(m for turn in turns for m in turn.pending if can_serve(workers.values(), m))
     last_model = ledger.last_model(lane)
     while sent < free and (choice := choose(turns, last_model, served)):
         run, model = choice
@@ -94,9 +95,10 @@ def _fill(ledger: Ledger, app: Celery, lane: str) -> int:
     return sent
 
 
-def served_models(workers: Iterable[dict[str, Any]]) -> frozenset[str]:
-    """Models that at least one live worker can load."""
-    return frozenset(model for worker in workers for model in worker["models"] if model not in worker["problems"])
+def can_serve(workers: Iterable[dict[str, Any]], models: str) -> bool:
+    """Whether one live worker can load all the models that a shard needs."""
+    wanted = set(split_models(models))
+    return any(wanted <= set(worker["models"]) - set(worker["problems"]) for worker in workers)
 
 
 def _turn(ledger: Ledger, run: str) -> Turn:

@@ -14,7 +14,9 @@ class UsageError(PixelmillError):
 
 
 class ModelError(UsageError):
-    """A model is unknown, absent, damaged, or not of the family that the catalog names."""
+    """A model is unknown, absent, damaged, or not of the family that the catalog names. `model`: which, if known."""
+
+    model = ""
 
 
 class RunConflict(UsageError):
@@ -27,6 +29,10 @@ class Unreachable(PixelmillError):
     exit_code = 3
 
 
+class Refused(Unreachable):
+    """The storage answers, but these keys may not do this there."""
+
+
 class BadImage(PixelmillError):
     """The model returned a picture that must not count as done (NaN, black or flat)."""
 
@@ -37,3 +43,7 @@ class LeaseLost(PixelmillError):
 
 class BadInput(PixelmillError):
     """An input picture or its mask cannot be used as the row asks; the text says what was found and expected."""
+
+
+class EmptySelection(BadInput):
+    """Nothing was found of what a row selects."""

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ from typing import IO, Any
 
 from shared import keys, results, sheet
 from shared.errors import PixelmillError
+from shared.jobs import ALPHA
 from shared.runs import Ledger
 from shared.store import JSON_LINES, Store
 
@@ -55,7 +57,8 @@ def finish(store: Store, about: dict[str, Any], keep_lock: Callable[[], object])
         _collect(store, run, table, keep_lock)
         _attach_cells(store, about, table, keep_lock)
         _write(store, run, "manifest.jsonl", (dump(line) for line in _kept(_lines(table), keep_lock)))
-        _write(store, run, "metadata.jsonl", (dump(_metadata(m)) for m in _kept(_lines(table, "done"), keep_lock)))
+        captioned = (line for line in _kept(_lines(table, "done"), keep_lock) if line["job"].get("prompt"))
+        _write(store, run, "metadata.jsonl", (dump(_metadata(line)) for line in captioned))
         keep_lock()
         _write(store, run, "failed.csv", _failed_csv(about["header"], about["seed_column"], table))
         summary = _summary(about, table)
@@ -106,11 +109,12 @@ def _attach_cells(
     store: Store, about: dict[str, Any], table: sqlite3.Connection, keep_lock: Callable[[], object]
 ) -> None:
     """The original cells of every row that is not done: from the job parts, and of rows left out, rejected.jsonl."""
-    run, seed = about["run"], about["seed_column"]
+    run = about["run"]
     for raw in store.lines(keys.rejected(run)) if about["rows_skipped"] else ():
         row = json.loads(raw)
         error = "; ".join(row["faults"])
-        table.execute("insert into bad values (?, ?, 'BadRow', ?, 0)", (row["row"], json.dumps(row["cells"]), error))
+        cells = json.dumps(_found_anywhere(row["cells"], about))
+        table.execute("insert into bad values (?, ?, 'BadRow', ?, 0)", (row["row"], cells, error))
     if table.execute("select 1 from lines where state != 'done' limit 1").fetchone() is None:
         return
     failed = "select line from lines where row = ? and state != 'done' limit 1"
@@ -119,13 +123,24 @@ def _attach_cells(
         for raw in store.lines(keys.part(run, number)):
             row = json.loads(raw)
             for (line,) in table.execute(failed, (row["row"],)):
-                table.execute("insert into bad values (?, ?, ?, ?, ?)", _bad(row, json.loads(line), seed))
+                table.execute("insert into bad values (?, ?, ?, ?, ?)", _bad(row, json.loads(line), about))
 
 
-def _bad(row: Line, line: Line, seed: str) -> tuple[int, str, str, str, int]:
-    filled = {seed: str(row["job"]["seed"])} if "seed" in row["job"] else {}
-    cells = json.dumps({**row["cells"], **filled})
+def _bad(row: Line, line: Line, about: Line) -> tuple[int, str, str, str, int]:
+    filled = {about["seed_column"]: str(row["job"]["seed"])} if "seed" in row["job"] else {}
+    cells = json.dumps({**_found_anywhere(row["cells"], about), **filled})
     return row["row"], cells, line["error_type"], line["error"], line["attempts"]
+
+
+def _found_anywhere(cells: dict[str, str], about: Line) -> dict[str, str]:
+    """The paths of pictures begin at the folder of the user's file: made whole, they lead there from anywhere."""
+    paths = {name: cells[name].strip() for name in about.get("path_columns", ()) if cells.get(name, "").strip()}
+    whole = {name: os.path.join(about["folder"], path) for name, path in paths.items() if _is_relative(path)}
+    return {**cells, **whole}
+
+
+def _is_relative(path: str) -> bool:
+    return path != ALPHA and not path.startswith(keys.S3) and not os.path.isabs(path)
 
 
 def _lines(table: sqlite3.Connection, state: str = "") -> Iterator[Line]:
@@ -150,9 +165,7 @@ def _kept(lines: Iterable[Line], keep_lock: Callable[[], object]) -> Iterator[Li
 def _metadata(line: Line) -> Line:
     """A line of a Hugging Face ImageFolder: the file first, then what a data set needs."""
     job = line["job"]
-    seed = {"seed": job["seed"] + line["n"]} if "seed" in job else {}
-    text = job.get("prompt") or job.get("mask_text", "")
-    return {"file_name": line["key"], "text": text, **seed, "row": line["row"]}
+    return {"file_name": line["key"], "text": job["prompt"], "seed": job["seed"] + line["n"], "row": line["row"]}
 
 
 def _failed_csv(header: list[str], seed: str, table: sqlite3.Connection) -> Iterator[bytes]:

@@ -88,6 +88,8 @@ def look(data: bytes, most_bytes: int, most_pixels: int, name: str = "the pictur
         kind = _format(data)
         seen = READERS[kind](data, most_pixels)
         _check_mode(seen, mask)
+        if len(seen.image.info.get("icc_profile") or b"") > MAX_TEXT_CHUNK:  # PIL reads no larger one from a PNG
+            raise _bomb(f"a color profile of more than {MAX_TEXT_CHUNK:,} bytes")
     except BadInput as error:
         raise BadInput(f"{name}: {error}") from None
     except Exception as error:  # whatever PIL raises about bytes that are not what they seem

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,7 @@ Pixels = Annotated[int, Field(ge=0, le=1 << 16)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Point = tuple[float, float]  # x, y in pixels of the upright input
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the upright input
+MOST_AREA = 1 << 30  # pixels
 ALPHA = "alpha"  # as mask_image: the input's own transparency, repainted where it is transparent
 
 
@@ -68,11 +69,11 @@ class _Masked(_Diffusion):
     strength: Share = 1.0
     mask_blur: Pixels = 4  # width of the soft edge
     masked_content: MaskedContent = "original"
-    on_empty: Literal["fail", "keep"] = "fail"  # an empty mask: the row fails, or its input is stored unchanged
 
 
 class _Grown(_Masked):
     mask_grow: Annotated[int, Field(ge=-4096, le=4096)] = 0  # pixels; negative: shrink
+    on_empty: Literal["fail", "keep"] = "fail"  # an empty mask: the row fails, or its input is stored unchanged
     padding_mask_crop: Pixels | None = None  # work on the mask's surroundings only, this much wider
 
 
@@ -104,7 +105,8 @@ class _Selector(BaseModel):
     text_threshold: Share = 0.5  # how sure the phrase's model must be of a pixel
     mask_regions: Literal["union", "best"] = "union"  # of several places that the phrase names
     multimask: Literal["best", "largest", "all"] = "best"  # of the masks that Segment Anything offers
-    min_mask_region_area: Pixels = 32  # smaller holes are filled, smaller islands dropped; pixels
+    # Smaller holes are filled, smaller islands dropped; pixels.
+    min_mask_region_area: Annotated[int, Field(ge=0, le=MOST_AREA)] = 32
 
 
 class Segment(_Output, _Selector):
@@ -126,6 +128,13 @@ class MaskEdit(_Grown, _Selector):
     action: Action
 
 
+# What an empty cell means where the action says more than the fields' own defaults; the strength of remove_object is
+# the model's `remove_strength`.
+ACTION_DEFAULTS: dict[str, dict[str, Any]] = {
+    "replace_background": {"mask_grow": -2, "mask_blur": 2},  # the soft edge ends where the object begins
+    "replace_object": {"mask_grow": 4},
+    "remove_object": {"mask_grow": 4, "masked_content": "fill"},
+}
 Generation = Txt2Img | Img2Img | Inpaint | Outpaint | MaskEdit
 Masked = Inpaint | Outpaint | MaskEdit
 Selection = Segment | MaskEdit
@@ -171,6 +180,15 @@ def models(job: Job) -> dict[str, str]:
     return {role: name for role in roles if (name := getattr(job, role, ""))}
 
 
+def models_text(names: Iterable[str]) -> str:
+    """Several models in one word, as shards and the ledger name what a job needs; `split_models` undoes it."""
+    return "+".join(names)  # no model's name can hold a plus
+
+
+def split_models(text: str) -> list[str]:
+    return text.split("+")
+
+
 def inputs(job: Job) -> list[str]:
     """The stored pictures that a job reads."""
     names = (getattr(job, "image", ""), getattr(job, "mask_image", ""))
@@ -186,15 +204,14 @@ def derived_seed(salt: str, row: int, prompt: str) -> int:
 def batch_key(job: Job) -> tuple[Any, ...]:
     """What must be equal between the rows of a shard; prompt, seed and guidance may differ."""
     if isinstance(job, Segment):
-        return (job.kind, job.mask_model)
+        return (job.kind, *models(job).values(), job.auto)
     guided = job.guidance_scale > 1
     common = (job.kind, job.model, job.width, job.height, job.num_inference_steps, job.scheduler, guided)
     if isinstance(job, Txt2Img):
         return common
     if isinstance(job, Img2Img):
         return (*common, job.strength)
-    selects = (job.mask_model,) if isinstance(job, MaskEdit) else ()
-    return (*common, job.strength, job.masked_content, *selects)
+    return (*common, job.strength, job.masked_content, *models(job).values())
 
 
 def image_names(row: Row) -> list[str]:

@@ -19,7 +19,7 @@ def failed_line(row: Row, state: str, error_type: str, error: str, attempts: int
 
 
 def _head(row: Row, n: int, state: str) -> dict[str, Any]:
-    own = {"custom_id": row.custom_id} if row.custom_id else {}
+    own = {name: value for name in ("custom_id", "filename") if (value := getattr(row, name))}
     return {"row": row.row, "n": n, "state": state, "job_id": row.job_id, **own}
 
 

@@ -57,7 +57,7 @@ def _card(line: dict[str, Any]) -> str:
         f'<figure class="{line["state"]}{wide}">{_picture(line)}<figcaption>'
         f"<b>{line['row']}</b> <span>{escape(_title(job))}</span>"
         f"<small>{escape(' · '.join(_settings(job, line['n'])))}</small>"
-        f"{_reason(line)}<details><summary>all parameters</summary><pre>{details}</pre></details>"
+        f"{_name(line)}{_reason(line)}<details><summary>all parameters</summary><pre>{details}</pre></details>"
         "</figcaption></figure>"
     )
 
@@ -67,6 +67,12 @@ def _title(job: dict[str, Any]) -> str:
     selection = job.get("mask_text", "")
     words = (job.get("action", "").replace("_", " "), f"“{selection}”" if selection else "", job.get("prompt", ""))
     return " ".join(word for word in words if word) or job["kind"]
+
+
+def _name(line: dict[str, Any]) -> str:
+    """Of an edit, whose picture this is; and what is remarkable about it."""
+    words = (line.get("filename", ""), line.get("note", ""))
+    return "".join(f"<small>{escape(word)}</small>" for word in words if word)
 
 
 def _settings(job: dict[str, Any], n: int) -> Iterable[str]:

@@ -15,7 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from shared import keys
-from shared.errors import Unreachable, UsageError
+from shared.errors import Refused, Unreachable, UsageError
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -119,6 +119,8 @@ class Store:
         """Which version of an object there is, or None if there is no object."""
         try:
             head = self._call("head_object", Key=key)
+        except Refused:
+            return None
         except ClientError as error:
             _raise_unless_absent(error)
             return None
@@ -129,6 +131,8 @@ class Store:
         try:
             with self._answering():
                 body: bytes = self._call("get_object", Key=key, IfMatch=f'"{etag}"')["Body"].read()
+        except Refused:  # of an object of its own, this says that it is gone as well
+            return None
         except ClientError as error:
             if _status(error) != PRECONDITION_FAILED:
                 _raise_unless_absent(error)
@@ -243,7 +247,7 @@ class Store:
         except ClientError as error:
             status = _status(error)
             if status in (401, 403):
-                raise Unreachable(
+                raise Refused(
                     f"{where} refused bucket {self.bucket!r} ({_code(error)}); "
                     "check PIXELMILL_S3_ACCESS_KEY, PIXELMILL_S3_SECRET_KEY and PIXELMILL_S3_BUCKET"
                 ) from error

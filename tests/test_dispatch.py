@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.dispatch import DEATHS_TO_BURY, Turn, choose, judge, room, served_models
+from shared.dispatch import DEATHS_TO_BURY, Turn, can_serve, choose, judge, room
 from shared.shards import Shard, expand, ranges
 
 ALL = frozenset({"a", "b"})
@@ -37,9 +37,15 @@ def test_the_run_in_turn_sends_and_prefers_the_model_last_sent(
     assert choose(turns, last, served) == expected
 
 
+def test_a_shard_that_needs_several_models_waits_for_one_worker_that_has_them_all() -> None:
+    workers = [{"models": ["a", "b"], "problems": {}}, {"models": ["c"], "problems": {}}]
+    assert can_serve(workers, "a+b")
+    assert not can_serve(workers, "a+c")
+
+
 def test_a_model_that_a_worker_failed_to_load_is_not_served_by_it() -> None:
     workers = [{"models": ["a", "b"], "problems": {"b": "damaged"}}, {"models": ["c"], "problems": {}}]
-    assert served_models(workers) == {"a", "c"}
+    assert [m for m in ("a", "b", "c", "a+c", "a+b") if can_serve(workers, m)] == ["a", "c"]
 
 
 def shard(count: int, **more: object) -> Shard:

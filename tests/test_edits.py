@@ -15,7 +15,7 @@ from shared.errors import BadInput
 from shared.jobs import ALPHA, Img2Img, Inpaint, Outpaint, Row
 from workers import finishing, masks, originals, window
 from workers.batches import Item
-from workers.finishing import decoded, finish
+from workers.finishing import finish
 from workers.prepare import Preparation
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -43,9 +43,6 @@ class Shelf:
     def mask(self, name: str, /) -> np.ndarray:
         return originals.gray_mask(self.files[name], 1 << 28, 1 << 26, name)
 
-    def want(self, names: object, /) -> None:
-        pass
-
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
@@ -56,6 +53,12 @@ def file_of(pixels: np.ndarray, form: str = "PNG", mode: str = "", **options: ob
     file = io.BytesIO()
     (image.convert(mode) if mode else image).save(file, form, **options)
     return file.getvalue()
+
+
+def decoded(data: bytes) -> np.ndarray:
+    """HWC uint8: RGBA where the file has transparency, else RGB."""
+    image = Image.open(io.BytesIO(data))
+    return np.asarray(image.convert("RGBA" if "A" in image.mode else "RGB"))
 
 
 def half_mask(height: int, width: int) -> bytes:
@@ -159,7 +162,7 @@ def test_an_empty_mask_is_the_rows_own_fault_or_keeps_the_input_where_the_row_sa
         edit(inpaint(), **files)
     _, kept = edit(inpaint(on_empty="keep"), **files)
     assert np.array_equal(decoded(kept.data), decoded(files["image"]))
-    assert "unchanged" in kept.facts["note"]
+    assert "as it was" in kept.facts["note"]
 
 
 def test_a_mask_over_everything_is_refused() -> None:
@@ -185,6 +188,19 @@ def test_a_picture_that_differs_outside_its_mask_is_never_stored(monkeypatch: py
     monkeypatch.setattr(window, "paste", careless)
     with pytest.raises(BadInput, match="changed 1 pixels outside its mask"):
         edit(inpaint(), image=file_of(noise(48, 64)), mask=half_mask(48, 64))
+
+
+def test_transparency_that_is_opaque_everywhere_survives_webp_as_none() -> None:
+    pixels = noise(48, 64, 4)
+    pixels[..., 3] = 255
+    data = file_of(pixels, "WEBP", lossless=True, exact=True)
+    _, finished = edit(inpaint(output_format="webp", quality=100), image=data, mask=half_mask(48, 64))
+    assert finished.facts["unmasked_changed_px"] == 0
+
+
+def test_jpeg_is_refused_where_the_input_has_transparency() -> None:
+    with pytest.raises(BadInput, match="JPEG cannot keep"):
+        edit(inpaint(output_format="jpeg"), image=file_of(noise(48, 64, 4)), mask=half_mask(48, 64))
 
 
 def test_a_gray_input_stays_gray_inside_the_mask() -> None:
@@ -279,6 +295,6 @@ def test_filling_a_mask_starts_from_its_surroundings() -> None:
     pixels[20:30, 20:40] = (0, 0, 255)
     mask = np.zeros((48, 64, 1), np.uint8)
     mask[18:32, 18:42] = 255
-    job = inpaint(masked_content="fill", width=64, height=48)
+    job = inpaint(masked_content="fill", width=64, height=48, strength=0.5)
     made = ready(job, image=file_of(pixels), mask=file_of(mask))
     assert np.abs(made.ready.start.astype(int) - (200, 30, 30)).max() <= 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fleet import Fleet
+from fleet import Fleet, wait_for
 from PIL import Image
 
 from shared import keys
@@ -34,7 +34,8 @@ ROWS = {
 
 @pytest.fixture
 def demo_fleet(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
-    monkeypatch.setenv("PIXELMILL_THREADS", "1")
+    for name, value in {"THREADS": 1, "LEASE_S": 3, "HEARTBEAT_S": 0.5, "REDELIVER_S": 1}.items():
+        monkeypatch.setenv(f"PIXELMILL_{name}", str(value))
     fleet = Fleet(settings_.load(), tmp_path)
     yield fleet
     fleet.close()
@@ -100,6 +101,34 @@ def assert_masks_are_stored(fleet: Fleet, run: str, line: dict) -> None:
 
 def picture(fleet: Fleet, run: str, key: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(fleet.store.get(keys.inside(run, key)) or b"")))
+
+
+def test_a_failed_edit_can_be_produced_from_wherever_failed_csv_lies(demo_fleet: Fleet, tmp_path: Path) -> None:
+    scene(tmp_path)
+    text = "image,mask_text,action,text_threshold\nscene.png,the green circle,remove_object,1\n"
+    with demo_fleet.worker(app="workers.app:app"):
+        run = demo_fleet.submit(text, name="edits.csv").run
+        assert demo_fleet.finish(run, timeout_s=120)["failed"] == 1
+    header, row = demo_fleet.lines(run, "failed.csv")
+    assert row.startswith(f"{tmp_path / 'scene.png'},the green circle,remove_object,1,")
+    assert header.startswith("image,mask_text,action,text_threshold,seed,error_type")
+
+
+def test_a_worker_killed_in_the_middle_of_edits_leaves_masks_that_fit_their_pictures(
+    demo_fleet: Fleet, tmp_path: Path
+) -> None:
+    facts = scene(tmp_path)
+    rows = [f'scene.png,"{facts["box"]}",remove_object,{n},{STEPS}\n' for n in range(16)]
+    with demo_fleet.worker(app="workers.app:app", batch_images="2") as worker:
+        run = demo_fleet.submit("image,box,action,seed,steps\n" + "".join(rows), name="edits.csv").run
+        wait_for(lambda: len(list(demo_fleet.store.list(f"runs/{run}/images/"))) >= 3, "three pictures", 120)
+        worker.kill()
+        worker.start()
+        assert demo_fleet.finish(run, timeout_s=200)["done"] == 16
+    lines = [json.loads(line) for line in demo_fleet.lines(run)]
+    assert len({line["key"] for line in lines}) == 16
+    for line in lines:
+        assert_only_the_mask_changed(demo_fleet, run, line, tmp_path / "scene.png")
 
 
 def test_a_stored_mask_is_the_input_of_a_later_run(demo_fleet: Fleet, tmp_path: Path) -> None:

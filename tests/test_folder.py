@@ -28,7 +28,7 @@ def drawn(place: Path, *names: str) -> Path:
 
 
 def table(place: Path, images: Path, masks: Path | None = None, prompt: str | None = None) -> list[dict[str, str]]:
-    with folder.write_csv(place, images, masks, prompt).open(newline="") as file:
+    with folder.write_csv(place, images, masks, {} if prompt is None else {"prompt": prompt}).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -82,14 +82,14 @@ def test_a_picture_without_its_mask_is_a_fault_that_names_the_file_which_is_miss
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path, names, masks, words):
     photos = drawn(tmp_path / "p", *names)
     with pytest.raises(UsageError) as error:
-        folder.write_csv(tmp_path, photos, masks and drawn(tmp_path / "m", *masks), None)
+        folder.write_csv(tmp_path, photos, masks and drawn(tmp_path / "m", *masks), {})
     assert words in str(error.value)
 
 
 def test_a_folder_that_is_none_is_refused(photos, tmp_path):
     for images, masks in ((tmp_path / "x", None), (photos / "b.jpg", None), (photos, tmp_path / "x")):
         with pytest.raises(UsageError, match="expected a folder with pictures"):
-            folder.write_csv(tmp_path, images, masks, None)
+            folder.write_csv(tmp_path, images, masks, {})
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """CLIPSeg: where in a picture a phrase is."""
 
-from dataclasses import dataclass
-from functools import lru_cache
+from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,25 +27,24 @@ class Finder:
     model: Any
     processor: Any
     size_bytes: int
-
-    def __post_init__(self) -> None:
-        self._answers = lru_cache(ANSWERS_KEPT)(self._answer)
-        self._pixels: Pixels | None = None
+    _answers: OrderedDict[tuple[str, str], torch.Tensor] = field(default_factory=OrderedDict)
 
     def find(self, name: str, pixels: Pixels, phrase: str) -> NDArray[np.float32]:
         """How sure the model is of each pixel: HxW in [0, 1]. `name` stands for the picture's content."""
-        self._pixels = pixels
-        logits = self._answers(name, phrase)
-        height, width = pixels.shape[:2]
-        return interpolate(logits, (height, width), mode="bilinear").sigmoid()[0, 0].cpu().numpy()
+        if (name, phrase) not in self._answers:
+            self._answers[name, phrase] = self._answer(pixels, phrase)
+            if len(self._answers) > ANSWERS_KEPT:
+                self._answers.popitem(last=False)
+        size = pixels.shape[:2]
+        return interpolate(self._answers[name, phrase], size, mode="bilinear").sigmoid()[0, 0].cpu().numpy()
 
     @torch.inference_mode()
-    def _answer(self, _name: str, phrase: str) -> torch.Tensor:
+    def _answer(self, pixels: Pixels, phrase: str) -> torch.Tensor:
+        """(1, 1, h, w) logits in the model's own small size."""
         words = self.processor(
-            text=[phrase], images=[self._pixels], padding="max_length", truncation=True, return_tensors="pt"
+            text=[phrase], images=[pixels], padding="max_length", truncation=True, return_tensors="pt"
         )
-        words = {name: value.to(self.device) for name, value in words.items()}
-        logits = self.model(**words).logits.float()
+        logits = self.model(**{name: value.to(self.device) for name, value in words.items()}).logits.float()
         return logits.view(1, 1, *logits.shape[-2:])
 
 

@@ -17,6 +17,7 @@ from workers.batches import Item
 from workers.ready import Found, Ready
 
 JSON = "application/json"
+KEPT = "the mask is empty: the input as it was"
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,20 @@ def _masks_only(item: Item, overlay: Pixels, texts: dict[str, str]) -> Finished:
 
 def _edited(item: Item, ready: Ready, pixels: Pixels | None, texts: dict[str, str]) -> Finished:
     job, original = item.job, ready.original
+    if job.output_format == "jpeg" and ready.canvas_alpha is not None:
+        raise BadInput("the picture has transparency, which JPEG cannot keep; choose png or webp as output_format")
     kept = Kept(ready.canvas_alpha, original.gray, original.icc, original.exif)
     if ready.keep or ready.region is None:
         data = images.encode(ready.canvas, job, texts, kept=kept)
-        return Finished(data, ready.canvas, {"note": "the mask is empty: the input, unchanged"}, (), (ready.canvas,))
+        nothing = np.zeros(ready.canvas.shape[:2], np.uint8)
+        facts = prove(data, ready, ready.canvas, nothing, lossless=_is_lossless(job))
+        return Finished(data, ready.canvas, facts | {"note": KEPT}, (), (ready.canvas,))
     alpha = ready.region.alpha
     made = post.apply(gate.check(pixels), job.post)
     result = window.paste(ready.canvas, _gray(made) if original.gray else made, ready.region.window, alpha)
     _refuse_unchanged(ready.canvas, result)
     data = images.encode(result, job, texts, kept=kept)
-    facts = prove(data, ready, result, lossless=_is_lossless(job))
+    facts = prove(data, ready, result, alpha, lossless=_is_lossless(job))
     sides = [Side(f"{_stem(item.name)}.png", _mask_png(alpha), "image/png"), *_mask_files(item.name, ready.found[:1])]
     if ready.found:
         sides.append(_mask_list(item.name, ready.found[:1]))
@@ -79,13 +84,11 @@ def _edited(item: Item, ready: Ready, pixels: Pixels | None, texts: dict[str, st
     return Finished(data, result, facts, tuple(sides), (ready.canvas, overlay, result))
 
 
-def prove(data: bytes, ready: Ready, result: Pixels, lossless: bool) -> dict[str, Any]:
-    """That nothing outside the mask changed, in figures taken from the stored file. Raises BadInput if it did.
+def prove(data: bytes, ready: Ready, result: Pixels, alpha: NDArray[np.uint8], lossless: bool) -> dict[str, Any]:
+    """That nothing outside the mask `alpha` changed, in figures taken from the stored file. Raises BadInput if it did.
 
     A lossy file differs everywhere a little: there the figures are those before encoding, and the file's own is added.
     """
-    assert ready.region is not None
-    alpha = ready.region.alpha
     stored = decoded(data)
     checked = stored[..., :3] if lossless else result
     worst, changed = window.proof(ready.canvas, checked, alpha)
@@ -100,9 +103,8 @@ def prove(data: bytes, ready: Ready, result: Pixels, lossless: bool) -> dict[str
 
 
 def decoded(data: bytes) -> Pixels:
-    """A stored file's pixels: HWC uint8, RGB, with A where the file has it."""
-    image = Image.open(io.BytesIO(data))
-    return np.asarray(image.convert("RGBA" if image.mode in ("LA", "RGBA", "PA") else "RGB"))
+    """A stored file's pixels: HWC uint8, RGBA; opaque where the file has no transparency."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
 
 
 def _is_lossless(job: Any) -> bool:
@@ -131,7 +133,7 @@ def mask_names(name: str, count: int) -> list[str]:
 def listed(name: str, facts: dict[str, Any]) -> dict[str, Any]:
     """A picture's facts for the manifest: the masks beside it by their keys, relative to the run."""
     found = {"masks": [f"masks/{own}" for own in mask_names(name, facts["masks"])]} if facts.get("masks") else {}
-    own = {"mask": f"masks/{_stem(name)}.png"} if "masked_px" in facts else {}
+    own = {"mask": f"masks/{_stem(name)}.png"} if facts.get("masked_px") else {}
     return {key: value for key, value in facts.items() if key != "masks"} | own | found
 
 

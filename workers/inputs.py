@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import BadInput
+from shared.jobs import Job, inputs
 from shared.settings import Settings
 from shared.store import Store
 from workers import originals
@@ -17,6 +18,7 @@ from workers.originals import Original
 
 THREADS = 2
 KEPT_BYTES = 1 << 30  # of decoded pictures
+COMING_BYTES = 64 << 20
 T = TypeVar("T", Original, NDArray[np.uint8])
 
 
@@ -38,10 +40,16 @@ class Inputs:
         """A mask file in gray: HxW in [0, 255]. Raises as `picture` does."""
         return self._get("mask", name, originals.gray_mask)
 
-    def want(self, names: Iterable[str]) -> None:
-        """Begin to fetch pictures that will be asked for."""
-        for name in names:
-            self._future("picture", name, originals.decode)
+    def want(self, wanted: Iterable[Job]) -> None:
+        """Begin to fetch what these jobs will ask for, as far as there is room."""
+        for job in wanted:
+            if self._held() > KEPT_BYTES // 2:
+                return
+            for name in inputs(job):
+                if name == getattr(job, "image", ""):
+                    self._future("picture", name, originals.decode)
+                else:
+                    self._future("mask", name, originals.gray_mask)
 
     def _get(self, kind: str, name: str, read: Callable[[bytes, int, int, str], T]) -> T:
         try:
@@ -55,7 +63,8 @@ class Inputs:
 
     def _future(self, kind: str, name: str, read: Callable[[bytes, int, int, str], T]) -> "Future[T]":
         with self._lock:
-            if (kind, name) not in self._kept:
+            kept = self._kept.get((kind, name))
+            if kept is None or (kept.done() and kept.exception()):  # what failed may be there again
                 self._kept[kind, name] = self._pool.submit(self._read, name, read)
             self._kept.move_to_end((kind, name))
             return self._kept[kind, name]  # type: ignore[return-value]
@@ -63,8 +72,15 @@ class Inputs:
     def _read(self, name: str, read: Callable[[bytes, int, int, str], T]) -> T:
         data = self.store.get_input(name)
         if data is None:
-            raise BadInput(f"{name} is not in the storage any more, or was changed; put it back, or produce anew")
+            raise BadInput(
+                f"{name} is not in the storage any more, was changed, or may not be read; put it back, or produce anew"
+            )
         return read(data, self.settings.max_input_bytes, self.settings.max_input_pixels, name)
+
+    def _held(self) -> int:
+        """Bytes; a picture on its way counts as a large one."""
+        with self._lock:
+            return sum(_size(future) or COMING_BYTES for future in self._kept.values())
 
     def _make_room(self) -> None:
         """Let the pictures go that were not asked for the longest; the last one stays."""

@@ -34,13 +34,20 @@ class Models:
     def get(self, name: str) -> Any:
         """The model, loaded now if it is not resident."""
         if name not in self._loaded:
-            entry = self._entry(name)
-            check_files(entry)
-            self._make_room(sum(path.stat().st_size for path in entry.path.rglob("*") if path.is_file()), keep=0)
-            self._loaded[name] = LOADERS[entry.family](entry, self.device)
+            try:
+                self._loaded[name] = self._load(name)
+            except ModelError as error:
+                error.model = name
+                raise
         self._loaded.move_to_end(name)
         self._make_room(0, keep=1)  # in memory it may be larger than on disk
         return self._loaded[name]
+
+    def _load(self, name: str) -> Resident:
+        entry = self._entry(name)
+        check_files(entry)
+        self._make_room(sum(path.stat().st_size for path in entry.path.rglob("*") if path.is_file()), keep=0)
+        return LOADERS[entry.family](entry, self.device)
 
     def _entry(self, name: str) -> catalog.Model:
         if name not in self.known.models:

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared import jobs
-from shared.errors import BadInput
+from shared.errors import BadInput, EmptySelection
 from shared.images import Pixels
 from shared.jobs import ALPHA, Inpaint, MaskEdit, Outpaint
 from workers import clone, masks, window
@@ -31,8 +31,6 @@ class Pictures(Protocol):
 
     def mask(self, name: str, /) -> NDArray[np.uint8]: ...
 
-    def want(self, names: Iterable[str], /) -> None: ...
-
 
 @dataclass
 class Preparation:
@@ -49,23 +47,21 @@ class Preparation:
         refused: Refused = {}
         if not jobs.inputs(items[0].job):
             return list(items), refused
-        todo = [item for item in items if item.ready is None]
-        self.inputs.want(name for item in todo for name in [item.job.image])
-        found = self._selected(todo, refused)
-        ready: dict[tuple[int, int], Any] = {item.key: item.ready for item in items}
-        for item in todo:
+        found = self._selected(items, refused)
+        made = []
+        for item in items:
             if item.key not in refused:
                 try:
-                    ready[item.key] = self._ready(item, *found.get(item.key, ((), {})))
+                    made.append(replace(item, ready=self._ready(item, *found.get(item.key, ((), {})))))
                 except BadInput as error:
                     refused[item.key] = error
-        return [replace(item, ready=ready[item.key]) for item in items if item.key not in refused], refused
+        return made, refused
 
     # --- selections ---
 
     def _selected(self, items: Sequence[Item], refused: Refused) -> dict[Any, Selected]:
         """What the selectors find, by key: one embedding per picture, all of its prompts decoded together."""
-        found = {}
+        found: dict[Any, Selected] = {}
         pictures: dict[str, list[Item]] = defaultdict(list)
         for item in items:
             if isinstance(item.job, jobs.Segment | MaskEdit):
@@ -77,7 +73,9 @@ class Preparation:
                 refused |= dict.fromkeys((item.key for item in group), error)
                 continue
             for item, answer in zip(group, answers, strict=True):
-                if isinstance(answer, BadInput):
+                if isinstance(answer, EmptySelection) and getattr(item.job, "on_empty", "") == "keep":
+                    found[item.key] = ((), seconds)
+                elif isinstance(answer, BadInput):
                     refused[item.key] = answer
                 else:
                     found[item.key] = (tuple(answer), seconds)
@@ -90,9 +88,8 @@ class Preparation:
         original = self.inputs.picture(name)
         segmenter = self.models.get(group[0].job.mask_model)
         start = time.perf_counter()
-        seconds = {"embed": time.perf_counter() - start} if segmenter.look(name, original.pixels) else {}
-        if seconds:
-            seconds["embed"] = time.perf_counter() - start
+        made = segmenter.look(name, original.pixels)
+        seconds = {"embed": time.perf_counter() - start} if made else {}
         wanted = [item.job for item in group]
         return select.select(wanted, name, original, segmenter, self.models.get), seconds
 
@@ -114,6 +111,8 @@ class Preparation:
             alpha = None if alpha is None else _opaque_around(alpha, sides)
         elif isinstance(job, Inpaint):
             mask = self._given(job, original)
+        elif not found:
+            return Ready(original, canvas, alpha, seconds=seconds, keep=True)
         else:
             mask = ~found[0].mask if job.action == "replace_background" else found[0].mask
         ready = Ready(original, canvas, alpha, found=found, seconds=seconds)
@@ -134,8 +133,10 @@ def masked(job: Any, ready: Ready, mask: Mask) -> Ready:
     grown = masks.grow(mask, getattr(job, "mask_grow", 0))
     box = masks.box_of(grown)
     if box is None:
-        if job.on_empty == "keep":
+        if getattr(job, "on_empty", "") == "keep":
             return replace(ready, keep=True)
+        if mask.any():
+            raise BadInput(f"mask_grow {job.mask_grow} shrinks the mask to nothing; choose a number nearer to 0")
         raise BadInput("the mask is empty: white is drawn anew, see mask_invert and mask_grow")
     if grown.all():
         raise BadInput("the mask covers the whole picture: nothing would be kept; see mask_invert, or use img2img")
@@ -143,7 +144,7 @@ def masked(job: Any, ready: Ready, mask: Mask) -> Ready:
     place = _window(job, box, canvas)
     start = window.cut(canvas, place, job.width, job.height)
     cells = window.cells(alpha, place, job.width, job.height)
-    if job.masked_content == "fill":
+    if job.masked_content == "fill" and job.strength < 1:  # at 1 the model starts from noise
         filled = clone.clone(start, cells > 0)
         start = window.fill(start, cells > 0) if filled is None else filled
     return replace(

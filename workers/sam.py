@@ -2,8 +2,9 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +13,17 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
-from segment_anything.modeling import Sam
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.utils.amg import calculate_stability_score
+from torch import nn
 
 from shared import catalog
 from shared.errors import ModelError
 from shared.images import Pixels
 
+DECODED_BYTES = 512 << 20  # of masks at the picture's size, float32, three for each prompt
 KEPT_BYTES = 512 << 20  # of embeddings; one of the large models has 4 MiB
+MOST_TOGETHER = 64  # prompts
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # of the image encoder, and what the registry calls it
 SUFFIXES = (".safetensors", ".pth", ".pt")
 Scores = NDArray[np.float32]
@@ -94,9 +98,21 @@ class Segmenter:
         predictor.features, predictor.original_size, predictor.input_size = seen
         predictor.is_image_set = True
 
+    def ask(self, prompts: list[Prompt]) -> list[Answer]:
+        """Three candidates for each prompt about the picture looked at last.
+
+        The prompts have one shape; they are decoded together as far as memory goes.
+        """
+        most = self._together()
+        return [answer for i in range(0, len(prompts), most) for answer in self._decode(prompts[i : i + most])]
+
+    def _together(self) -> int:
+        """How many prompts are decoded at once: the masks of each stand in memory at the picture's own size."""
+        height, width = self._predictor.original_size
+        return max(1, min(MOST_TOGETHER, DECODED_BYTES // (3 * 4 * height * width)))
+
     @torch.inference_mode()
-    def ask(self, prompts: list[Prompt], multimask: bool) -> list[Answer]:
-        """Answers to prompts of one shape about the picture looked at last, decoded together."""
+    def _decode(self, prompts: list[Prompt]) -> list[Answer]:
         predictor, size = self._predictor, self._predictor.original_size
         points, boxes = None, None
         if len(prompts[0].points):
@@ -109,7 +125,7 @@ class Segmenter:
             )
             boxes = torch.as_tensor(corners, dtype=torch.float32, device=self.device)
         coords_, labels_ = points if points else (None, None)
-        logits, scores, _ = predictor.predict_torch(coords_, labels_, boxes, None, multimask, return_logits=True)
+        logits, scores, _ = predictor.predict_torch(coords_, labels_, boxes, None, True, return_logits=True)
         return [self._answer(*one) for one in zip(logits, scores, strict=True)]
 
     def everything(self, pixels: Pixels, points_per_side: int, iou: float, stability: float) -> Answer:
@@ -117,6 +133,7 @@ class Segmenter:
         generator = SamAutomaticMaskGenerator(
             self.sam,
             points_per_side=points_per_side,
+            points_per_batch=self._together(),
             pred_iou_thresh=iou,
             stability_score_thresh=stability,
         )
@@ -160,17 +177,34 @@ def load(entry: catalog.Model, device: torch.device) -> Segmenter:
 
 
 def _builder(folder: Path, tensors: dict[str, Any]) -> Callable[[], Sam]:
-    """By the folder's config.json, else by the width of the image encoder, which tells the three sizes apart."""
-    if (folder / "config.json").exists():
-        return lambda: demo_sized(folder)
+    """By the width of the image encoder, which tells the three sizes apart, else by the folder's config.json."""
     width = tensors["image_encoder.pos_embed"].shape[-1]
-    if width not in WIDTHS:
-        raise ModelError(f"found an image encoder of width {width}; expected one of {', '.join(map(str, WIDTHS))}")
-    return sam_model_registry[WIDTHS[width]]
+    if width in WIDTHS:
+        return sam_model_registry[WIDTHS[width]]
+    if (folder / "config.json").exists():
+        return lambda: sized(json.loads((folder / "config.json").read_text()))
+    raise ModelError(f"found an image encoder of width {width}; expected one of {', '.join(map(str, WIDTHS))}")
 
 
-def demo_sized(folder: Path) -> Sam:
-    """Modules of the sizes that the folder's config.json names, as the demo model has them."""
-    from workers.demo import sam  # noqa: PLC0415  # its training code comes along
-
-    return sam.sized(json.loads((folder / "config.json").read_text()))
+def sized(sizes: Mapping[str, int]) -> Sam:
+    """The package's modules in other sizes than its three: `size`, `patch`, `width`, `layers`, `heads`, `decoder`."""
+    side, patch, width, heads, decoder = (sizes[name] for name in ("size", "patch", "width", "heads", "decoder"))
+    cells = side // patch
+    return Sam(
+        ImageEncoderViT(
+            img_size=side,
+            patch_size=patch,
+            embed_dim=width,
+            depth=sizes["layers"],
+            num_heads=heads,
+            out_chans=decoder,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            global_attn_indexes=tuple(range(sizes["layers"])),
+        ),
+        PromptEncoder(decoder, (cells, cells), (side, side), mask_in_chans=16),
+        MaskDecoder(
+            transformer_dim=decoder,
+            transformer=TwoWayTransformer(2, decoder, heads, 4 * decoder),
+            iou_head_hidden_dim=decoder,
+        ),
+    )

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from shared.errors import BadInput
+from shared.errors import BadInput, EmptySelection
 from shared.jobs import Segment, Selection
 from workers import masks
 from workers.clipseg import Finder
@@ -16,6 +16,7 @@ from workers.ready import Found
 from workers.sam import Answer, Prompt, Segmenter
 
 LEAST_REGION = 0.001  # of the picture: smaller places that a phrase seems to name are noise
+MOST_REGIONS = 64
 NO_POINTS = np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
 
 
@@ -35,7 +36,7 @@ def select(
         if isinstance(job, Segment) and job.auto:
             answers[index].append(_everything(job, original, segmenter))
     for group in groups.values():
-        for (index, _), answer in zip(group, segmenter.ask([prompt for _, prompt in group], True), strict=True):
+        for (index, _), answer in zip(group, segmenter.ask([prompt for _, prompt in group]), strict=True):
             answers[index].append(answer)
     return [outcome.get(index) or _choice(job, answers[index]) for index, job in enumerate(jobs)]
 
@@ -69,13 +70,13 @@ def regions(sure: NDArray[np.float32], job: Selection) -> list[NDArray[np.float3
     sizes = ndimage.sum_labels(labels > 0, labels, range(1, count + 1))
     order = [i for i in np.argsort(-np.asarray(sums)) if sizes[i] >= LEAST_REGION * sure.size]
     if not order:
-        raise BadInput(
+        raise EmptySelection(
             f"the phrase {job.mask_text!r} was not found (surest pixel {sure.max():.2f}, text_threshold "
             f"{job.text_threshold:g}); name it in other words, lower text_threshold, or give points or a box"
         )
     slices = ndimage.find_objects(labels)
     boxes = [_box(*slices[i]) for i in order]
-    return boxes[:1] if job.mask_regions == "best" else boxes
+    return boxes[:1] if job.mask_regions == "best" else boxes[:MOST_REGIONS]
 
 
 def _box(rows: slice, columns: slice) -> NDArray[np.float32]:
@@ -98,7 +99,7 @@ def _choose(job: Selection, answers: Sequence[Answer]) -> list[Found]:
 
 def _some(found: list[Found], otherwise: str) -> list[Found]:
     if not found:
-        raise BadInput(f"{otherwise}; try other points, a box around the object, or lower thresholds")
+        raise EmptySelection(f"{otherwise}; try other points, a box around the object, or lower thresholds")
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from shared import bury, jobs, keys, results, sheet
 from shared.errors import LeaseLost, ModelError, Unreachable
 from shared.images import Pixels, sprite
-from shared.jobs import Row
+from shared.jobs import Row, split_models
 from shared.shards import Claim, Outcome
 from shared.store import JSON_LINES
 from workers import batches, device, finishing, retry
@@ -50,7 +50,7 @@ class ShardRun:
             self.host.ledger.commit(self.claim, written)
             return
         self.rows = bury.rows_of(self.host.store, self.claim.run, self.claim.shard)
-        model = self.host.models.get(self.claim.shard.model)
+        model = self.host.models.get(split_models(self.claim.shard.model)[0])
         with Uploads(self.host.store, self.claim.run, model, self.check) as uploads:
             wanted = batches.items(self.rows)
             todo = self._without_stored(wanted, uploads) if tried_before else wanted
@@ -85,7 +85,7 @@ class ShardRun:
         """A new process may find the device usable again; the rows are not to blame."""
         log.error("the device does not answer any more; this process ends")
         reason = "its device failed; a new process tries again in a minute"
-        self.host.ledger.cannot_serve(self.host.name, self.claim.shard.model, reason)
+        self.host.ledger.cannot_serve(self.host.name, split_models(self.claim.shard.model)[0], reason)
         self.host.ledger.release(self.claim)
         os._exit(BROKEN_DEVICE_EXIT)
 
@@ -110,24 +110,21 @@ class ShardRun:
 
     def _run(self, ready: Sequence[Item], model: Any) -> list[Pixels | None]:
         """Through the model, all that it has to draw."""
-        drawn = [item for item in ready if item.ready is None or not item.ready.keep]
-        if not drawn:
-            return [None for _ in ready]
-        pictures = iter(RUNNERS[drawn[0].job.kind](drawn, model, self._on_step(drawn)))
-        return [next(pictures) if item in drawn else None for item in ready]
+        drawn = _drawn(ready)
+        pictures = iter(RUNNERS[drawn[0].job.kind](drawn, model, self._on_step(drawn)) if drawn else ())
+        return [next(pictures) if _is_drawn(item) else None for item in ready]
 
     def _fetch_ahead(self, items: Sequence[Item]) -> None:
         """The inputs of this batch and of the next one, while the model works."""
-        self.host.inputs.want(name for item in items if (name := getattr(item.job, "image", "")))
+        self.host.inputs.want(item.job for item in items)
 
     def _made(self, batch: Sequence[Item], item: Item, model: Any, seconds: float) -> dict[str, Any]:
-        job = batch[0].job
         own = {} if item.ready is None else item.ready.seconds
         return {
             "model": {"name": model.name, "identity": model.identity},
             "device": device.describe(self.host.device),
             "threads": device.threads(),
-            "batch_shape": [len(batch), job.height, job.width],
+            "batch_shape": [len(_drawn(batch)), item.job.height, item.job.width],
             "seconds": {"batch": seconds, **own},
         }
 
@@ -210,6 +207,15 @@ class ShardRun:
         """What an earlier try, or a worker that held the lease before, has written as this shard's results."""
         body = self.host.store.get(keys.results(self.claim.run, self.claim.shard.name))
         return outcome([json.loads(line) for line in body.splitlines()]) if body else None
+
+
+def _is_drawn(item: Item) -> bool:
+    return item.ready is None or not item.ready.keep
+
+
+def _drawn(items: Sequence[Item]) -> list[Item]:
+    """What goes through the model: all but inputs that are kept as they are."""
+    return [item for item in items if _is_drawn(item)]
 
 
 def outcome(lines: Sequence[dict[str, Any]]) -> Outcome:

@@ -84,15 +84,21 @@ class Uploads:
         facts = _facts(finished.data, finished.pixels) | finished.facts | made
         encoded = time.perf_counter()
         for side in finished.sides:  # before the picture: where it stands, all of it stands
-            patiently(lambda side=side: self._put_side(side), self.check)  # type: ignore[misc]
+            patiently(lambda side=side: self._put_side(item, side), self.check)  # type: ignore[misc]
         if not patiently(lambda: self._put_new(item, finished.data, facts), self.check):
             return self._stored(item)  # the first stored picture stays
         seconds = {"encode": encoded - start, "put": time.perf_counter() - encoded}
         tiles = [_tile(shown) for shown in finished.shown]
         return Stored({**facts, "seconds": _rounded(made["seconds"] | seconds)}, tiles)
 
-    def _put_side(self, side: finishing.Side) -> bool:
-        return self.store.put_new(keys.mask(self.run, side.name), side.body, side.content_type)
+    def _put_side(self, item: Item, side: finishing.Side) -> None:
+        """As long as the picture does not stand, masks are those of this try, and not of one that died before it."""
+        key = keys.mask(self.run, side.name)
+        if self.store.put_new(key, side.body, side.content_type) or self.store.get(key) == side.body:
+            return
+        self.check()
+        if self.store.head(keys.image(self.run, item.name)) is None:
+            self.store.replace(key, side.body, side.content_type)
 
     def _put_new(self, item: Item, data: bytes, facts: dict[str, Any]) -> bool:
         metadata = {"job-id": item.row.job_id, "facts": json.dumps({**facts, "seconds": _rounded(facts["seconds"])})}

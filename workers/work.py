@@ -7,7 +7,7 @@ from celery import Celery
 
 from shared import dispatch, keys
 from shared.errors import LeaseLost, ModelError, Unreachable
-from shared.jobs import SCHEMA_VERSION
+from shared.jobs import SCHEMA_VERSION, split_models
 from shared.shards import Claim
 from workers.host import Draining, Host, host
 from workers.lease import Heartbeat
@@ -42,8 +42,9 @@ def _run(here: Host, app: Celery, claim: Claim, tell: Callable[[str], None]) -> 
         return f"stopped: {error}"
     except ModelError as error:
         reason = str(error)
-        log.warning("model %s: %s", claim.shard.model, reason)
-        patiently(lambda: here.ledger.cannot_serve(here.name, claim.shard.model, reason))
+        model = error.model or split_models(claim.shard.model)[0]
+        log.warning("model %s: %s", model, reason)
+        patiently(lambda: here.ledger.cannot_serve(here.name, model, reason))
         patiently(lambda: here.ledger.release(claim))
         return f"handed back: {reason}"
     except Exception as error:

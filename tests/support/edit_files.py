@@ -91,7 +91,7 @@ def as_row(entry: Entry | Rejected) -> jobs.Row:
         row.job.model_dump(), {role: CATALOG.models[n].identity for role, n in used.items()}
     )
     assert json.loads(entry.text)["job"] == json.loads(jobs.canonical_json(row.job.model_dump()))
-    assert entry[:4] == (row.row, jobs.batch_key(row.job), row.job.num_images_per_prompt, next(iter(used.values())))
+    assert entry[:4] == (row.row, jobs.batch_key(row.job), row.job.num_images_per_prompt, "+".join(used.values()))
     assert list(entry.inputs) == jobs.inputs(row.job)
     assert entry.group == getattr(row.job, "image", "")
     return row

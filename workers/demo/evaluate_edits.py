@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from PIL import Image
 from shared import catalog, images
 from shared.errors import PixelmillError
 from shared.images import Pixels
-from shared.jobs import MaskEdit, Row
+from shared.jobs import ACTION_DEFAULTS, MaskEdit, Row
 from workers import finishing, masks
 from workers.batches import Item
 from workers.demo import evaluate_masks, judge
@@ -29,13 +28,7 @@ from workers.pipelines.runners import RUNNERS
 from workers.prepare import Preparation
 
 GOALS = {"replace_background": 0.90, "replace_object": 0.85, "remove_object": 0.90}
-DEFAULTS: dict[
-    str, dict[str, Any]
-] = {  # as `produce` fills them in, and a crop, so that the model sees the object large
-    "replace_background": {"mask_grow": -2, "mask_blur": 2},
-    "replace_object": {"mask_grow": 4, "padding_mask_crop": 24},
-    "remove_object": {"mask_grow": 4, "masked_content": "fill"},
-}
+CROP = 24  # pixels about an object to be replaced, so that the model sees it large
 EDGE = 3  # pixels about the object's edge that belong to neither side
 REACH = 12  # pixels about the object that an edit of it may touch: grown, feathered, and the mask's own error
 LEFT_OVER = 0.05  # of the object's area may still have its color
@@ -53,9 +46,6 @@ class Scenes:
 
     def mask(self, name: str, /) -> NDArray[np.uint8]:
         raise KeyError(name)
-
-    def want(self, names: Iterable[str], /) -> None:
-        del names  # they are here
 
 
 @dataclass(frozen=True)
@@ -92,7 +82,8 @@ def item(wanted: Edit, models: catalog.Catalog, row: int) -> Item:
         mask_text=f"the {scene.color} {scene.shape}",
         seed=row,
         **sd.defaults.model_dump(include={"width", "height", "num_inference_steps", "guidance_scale", "scheduler"}),
-        **DEFAULTS[wanted.action],
+        **ACTION_DEFAULTS[wanted.action],
+        **({"padding_mask_crop": CROP} if wanted.action == "replace_object" else {}),
         **({"strength": sd.defaults.remove_strength} if wanted.action == "remove_object" else {}),
     )
     return Item(Row(row=row, line=row, cells={}, job=job, job_id="0" * 64), 0)

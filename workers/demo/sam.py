@@ -1,17 +1,15 @@
 """A small Segment Anything model, of the modules of the package, and how it learns from crowds of shapes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from torch import nn
+from segment_anything.modeling import Sam
 from torch.nn import functional
 
 from workers.demo.config import Prompts
 from workers.demo.pictures import Pictures
+from workers.sam import sized
 
 POINT_NONE, POINT_OUT, POINT_IN = -1, 0, 1  # labels, as the package knows them
 GROUND_SHARE = 0.12  # of the prompts ask for the background
@@ -20,32 +18,7 @@ WAYS, SHARES = ("point", "box", "points"), (0.45, 0.35, 0.2)
 
 
 def build(config: Prompts, size: int) -> Sam:
-    sizes = config.model_dump(include={"patch", "width", "layers", "heads", "decoder"})
-    return sized({"size": size, **sizes})
-
-
-def sized(sizes: Mapping[str, int]) -> Sam:
-    """The package's modules in the sizes of a model's config.json."""
-    side, patch, width, heads, decoder = (sizes[name] for name in ("size", "patch", "width", "heads", "decoder"))
-    cells = side // patch
-    return Sam(
-        ImageEncoderViT(
-            img_size=side,
-            patch_size=patch,
-            embed_dim=width,
-            depth=sizes["layers"],
-            num_heads=heads,
-            out_chans=decoder,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            global_attn_indexes=tuple(range(sizes["layers"])),
-        ),
-        PromptEncoder(decoder, (cells, cells), (side, side), mask_in_chans=16),
-        MaskDecoder(
-            transformer_dim=decoder,
-            transformer=TwoWayTransformer(2, decoder, heads, 4 * decoder),
-            iou_head_hidden_dim=decoder,
-        ),
-    )
+    return sized({"size": size, **config.model_dump(include={"patch", "width", "layers", "heads", "decoder"})})
 
 
 def predict(model: Sam, pixels: torch.Tensor, prompts: "Asked") -> tuple[torch.Tensor, torch.Tensor]:
