@@ -63,11 +63,12 @@ def inside(run: str, path: str) -> str:
 # --- storage: inputs, shared by all runs and named by their content ---
 
 S3 = "s3://"
+INPUTS = "inputs/"
 
 
 def local_input(sha256: str, suffix: str) -> str:
     """Where a picture from a producer's disk is stored; also its name in a job. `suffix` begins with a dot."""
-    return f"inputs/{sha256}{suffix}"
+    return f"{INPUTS}{sha256}{suffix}"
 
 
 def s3_input(bucket: str, key: str, etag: str) -> str:

@@ -318,3 +318,39 @@ def test_what_a_mask_may_be_a_picture_may_not() -> None:
     assert gray_mask(bilevel).shape == (1, 256)
     with pytest.raises(BadInput, match="bilevel"):
         decode(bilevel)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (301, 19)])
+def test_a_png_whose_pixels_end_early_is_refused_and_a_whole_one_is_not(mode: str, size: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    Image.effect_noise(size, 90).convert(mode).save(file, "PNG")
+    whole = file.getvalue()
+    read = originals.gray_mask if mode == "1" else originals.decode
+    read(whole, 1 << 20, 1 << 20, "it")
+    with pytest.raises(BadInput, match="cannot be decoded"):
+        read(_without_the_last_byte(whole), 1 << 20, 1 << 20, "it")
+
+
+def _without_the_last_byte(png: bytes) -> bytes:
+    """The same PNG with one byte of pixels less, in a stream that ends as it should."""
+    at = png.index(b"IDAT") - 4
+    length = int.from_bytes(png[at : at + 4], "big")
+    packed = zlib.compress(zlib.decompress(png[at + 8 : at + 8 + length])[:-1])
+    chunk = b"IDAT" + packed
+    tail = png[at + 12 + length :]
+    return png[:at] + len(packed).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") + tail
+
+
+@given(st.integers(1, 20), st.integers(1, 20))
+def test_interlaced_pngs_are_read_whole_whatever_their_size(width: int, height: int) -> None:
+    pixels = np.random.default_rng(width * 99 + height).integers(0, 256, (height, width, 3), np.uint8)
+    parts = [pixels[top::down, left::across] for left, top, across, down in originals.ADAM7]
+    rows = b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    body = b"".join(
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big") for kind, data in chunks
+    )
+    read = originals.decode(b"\x89PNG\r\n\x1a\n" + body, 1 << 20, 1 << 20, "it")
+    assert np.array_equal(read.pixels, pixels)

@@ -1,5 +1,6 @@
 """Input pictures on their way to the model: fetched and decoded beside it, and kept while rows ask for them again."""
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from shared.errors import BadInput
 from shared.jobs import Job, inputs
+from shared.keys import INPUTS as LOCAL
 from shared.settings import Settings
 from shared.store import Store
 from workers import originals
@@ -75,6 +77,8 @@ class Inputs:
             raise BadInput(
                 f"{name} is not in the storage any more, was changed, or may not be read; put it back, or produce anew"
             )
+        if name.startswith(LOCAL) and hashlib.sha256(data).hexdigest() not in name:
+            raise BadInput(f"{name} is damaged in the storage: its content has another hash; produce the file again")
         return read(data, self.settings.max_input_bytes, self.settings.max_input_pixels, name)
 
     def _held(self) -> int:

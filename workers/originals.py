@@ -1,5 +1,7 @@
 """Input pictures and masks, decoded: upright pixels, and beside them what an edit gives back unchanged."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -35,6 +37,12 @@ ABOUT_THE_FILE = {
     Base.XMLPacket, Base.IPTCNAA, Base.ImageResources, Base.InterColorProfile, Base.ExifOffset, Base.GPSInfo,
     37724,  # Photoshop's layers
 }  # fmt: skip
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by a PNG's color type
+# Of an interlaced PNG's seven passes: the first column and row, and how far apart they are.
+ADAM7 = (
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
+)  # fmt: skip
+PIECE = 1 << 20  # bytes unpacked at once
 SIZES = (Base.ExifImageWidth, Base.ExifImageHeight)  # of the file as it was; wrong once it is turned or outpainted
 
 
@@ -112,9 +120,29 @@ def _upright(data: bytes, facts: headers.Facts) -> Image.Image:
     if facts.format != "tiff":  # PIL has turned that already
         turn = TURNS.get(headers.orientation(headers.exif(data, image, facts.format)))
         image = image if turn is None else image.transpose(turn)
+    if facts.format == "png":
+        _check_rows(data)
     if image.size != (facts.width, facts.height):
         raise ValueError(f"{image.width} x {image.height} pixels, not {facts.width} x {facts.height}")
     return image
+
+
+def _check_rows(data: bytes) -> None:
+    """Raises ValueError if a PNG's pixels end early: PIL leaves the rest black where the stream ends cleanly."""
+    width, height, bits, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    wanted = 0
+    for left, top, across, down in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0:
+            wanted += rows * (1 + -(-columns * bits * CHANNELS[color] // 8))  # a filter byte before each row
+    unpacker, found = zlib.decompressobj(), 0
+    for kind, at, length in headers.png_chunks(data):
+        packed = data[at : at + length] if kind == b"IDAT" else b""
+        while packed and found < wanted:
+            found += len(unpacker.decompress(packed, PIECE))
+            packed = unpacker.unconsumed_tail
+    if found < wanted:
+        raise ValueError(f"{found:,} bytes of pixels, not {wanted:,}: it ends early")
 
 
 def _layers(data: bytes, facts: headers.Facts, image: Image.Image) -> tuple[Pixels, Pixels | None]:

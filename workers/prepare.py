@@ -141,6 +141,8 @@ def masked(job: Any, ready: Ready, mask: Mask) -> Ready:
     if grown.all():
         raise BadInput("the mask covers the whole picture: nothing would be kept; see mask_invert, or use img2img")
     canvas, alpha = ready.canvas, masks.feather(grown, job.mask_blur)
+    if alpha.all():
+        raise BadInput("the mask's soft edge covers the whole picture: nothing would be kept; lower mask_blur")
     place = _window(job, box, canvas)
     start = window.cut(canvas, place, job.width, job.height)
     cells = window.cells(alpha, place, job.width, job.height)

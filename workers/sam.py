@@ -18,7 +18,7 @@ from segment_anything.utils.amg import calculate_stability_score
 from torch import nn
 
 from shared import catalog
-from shared.errors import ModelError
+from shared.errors import BadInput, ModelError
 from shared.images import Pixels
 
 DECODED_BYTES = 512 << 20  # of masks at the picture's size, float32, three for each prompt
@@ -78,8 +78,11 @@ class Segmenter:
     def look(self, name: str, pixels: Pixels) -> bool:
         """Have the embedding of a picture (HWC, RGB, uint8) at hand; True if it had to be made.
 
-        `name` stands for the picture's content: pictures of equal names share one embedding.
+        `name` stands for the picture's content: pictures of equal names share one embedding. Raises BadInput.
         """
+        short, long = sorted(pixels.shape[:2])
+        if short * self.sam.image_encoder.img_size < long:
+            raise BadInput(f"found {pixels.shape[1]} x {pixels.shape[0]} pixels; too narrow for Segment Anything")
         made = name not in self._seen
         predictor = self._predictor
         predictor.reset_image()
