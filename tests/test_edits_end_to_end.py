@@ -16,7 +16,7 @@ from shared.settings import Settings
 from workers.demo import crowds
 
 STEPS = 4
-HEADER = "image,mask_image,mask_text,points,box,auto,action,prompt,strength,expand_right,seed,steps\n"
+HEADER = "image,mask_image,mask_text,points,box,auto,action,prompt,strength,expand_right,seed,steps,on_empty\n"
 ROWS = {
     "img2img": "scene.png,,,,,,,a red circle on a blue background,0.8,,1",
     "inpaint": "scene.png,scene_mask.png,,,,,,a red circle on a blue background,,,2",
@@ -28,6 +28,7 @@ ROWS = {
     "replace_object": 'scene.png,,,"{point}",,,replace_object,a red circle on a blue background,,,5',
     "remove_object": 'scene.png,,,,"{box}",,remove_object,,,,6',
     "phrase that is not there": "scene.png,,the green circle,,,,remove_object,,,,7",
+    "phrase that need not be there": "scene.png,,the green circle,,,,remove_object,,,,9",
     "txt2img": ",,,,,,,a red circle on a blue background,,,8",
 }
 
@@ -56,7 +57,10 @@ def scene(folder: Path) -> dict[str, str]:
 def test_all_kinds_from_one_file_each_proved_each_with_its_masks(demo_fleet: Fleet, tmp_path: Path) -> None:
     facts = scene(tmp_path)
     steps = {name: "" if name.startswith("segment") else STEPS for name in ROWS}
-    text = HEADER + "".join(f"{row.format(**facts)},{steps[name]}\n" for name, row in ROWS.items())
+    empty = {"phrase that need not be there": "keep"}
+    text = HEADER + "".join(
+        f"{row.format(**facts)},{steps[name]},{empty.get(name, '')}\n" for name, row in ROWS.items()
+    )
     with demo_fleet.worker(app="workers.app:app"):
         run = demo_fleet.submit(text, name="edits.csv").run
         counts = demo_fleet.finish(run, timeout_s=200)
@@ -72,6 +76,11 @@ def test_all_kinds_from_one_file_each_proved_each_with_its_masks(demo_fleet: Fle
     assert (lines["outpaint"]["width"], lines["outpaint"]["height"]) == (192, 128)
     assert lines["inpaint"]["thumb"]["count"] == 3
     assert (demo_fleet.store.get(keys.inside(run, "index.html")) or b"").count(b'class="strip"') == counts["images"]
+    kept = picture(demo_fleet, run, lines["phrase that need not be there"]["key"])
+    assert np.array_equal(kept, np.asarray(Image.open(tmp_path / "scene.png")))
+    captioned = [json.loads(line)["text"] for line in demo_fleet.lines(run, "metadata.jsonl")]
+    assert len(captioned) == 6
+    assert all(captioned)
     stored = {entry.key for entry in demo_fleet.store.list("inputs/")}
     assert len(stored) == 2
     again = demo_fleet.submit(text, name="edits.csv")

@@ -181,3 +181,12 @@ def test_a_dry_run_asks_for_a_storage_only_where_a_row_names_an_object(
     monkeypatch.setenv("PIXELMILL_S3_ENDPOINT", "http://127.0.0.1:9")
     assert cli.main(["--csv", str(tmp_path / "far.csv"), "--dry-run"]) == 3
     assert cli.main(["--csv", str(tmp_path / "near.csv"), "--dry-run"]) == 0
+
+
+def test_what_set_says_is_written_into_every_row_and_other_files_are_named(tmp_path, capsys):
+    photos = drawn(tmp_path / "photos", "a.png")
+    (photos / "b.heic").write_bytes(b"x")
+    assert cli.main(["--images", str(photos), "--prompt", "p", "--set", "mask_text=the mug", "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "mask_text and prompt without action" in said
+    assert "left out" in said and "b.heic" in said

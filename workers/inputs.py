@@ -54,19 +54,14 @@ class Inputs:
                     self._future("mask", name, originals.gray_mask)
 
     def _get(self, kind: str, name: str, read: Callable[[bytes, int, int, str], T]) -> T:
-        try:
-            found: T = self._future(kind, name, read).result()
-        except Exception:
-            with self._lock:  # what failed is asked for anew by whoever tries again
-                self._kept.pop((kind, name), None)
-            raise
+        found: T = self._future(kind, name, read).result()
         self._make_room()
         return found
 
     def _future(self, kind: str, name: str, read: Callable[[bytes, int, int, str], T]) -> "Future[T]":
         with self._lock:
             kept = self._kept.get((kind, name))
-            if kept is None or (kept.done() and kept.exception()):  # what failed may be there again
+            if kept is None or (kept.done() and kept.exception()):  # what failed is asked for anew
                 self._kept[kind, name] = self._pool.submit(self._read, name, read)
             self._kept.move_to_end((kind, name))
             return self._kept[kind, name]  # type: ignore[return-value]
