@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import redis
+from edit_files import Given, draw
 from fleet import Fleet, write_models
 
 from producer import stack
@@ -59,3 +60,13 @@ def fleet(settings: settings_.Settings, tmp_path: Path, monkeypatch: pytest.Monk
     fleet = Fleet(settings_.load(), tmp_path)
     yield fleet
     fleet.close()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def given(pictures: Path) -> Given:
+    return Given(pictures)

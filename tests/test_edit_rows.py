@@ -2,11 +2,10 @@
 
 import re
 import tracemalloc
-from pathlib import Path
 
 import hypothesis
 import pytest
-from edit_files import CATALOG, Given, as_csv, draw
+from edit_files import CATALOG, as_csv
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -18,16 +17,6 @@ from shared.errors import UsageError
 
 EXAMPLES = hypothesis.settings(max_examples=150)
 OTHER_FORMAT = ',red.png,,"1,1,9,9",remove_object,jpg,a\n'
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture
-def given(pictures: Path) -> Given:
-    return Given(pictures)
 
 
 # --- kinds ---

@@ -1,10 +1,8 @@
 """What a job is made of an edit's cells: defaults, selections, sizes and formats, all checked against the picture."""
 
-from pathlib import Path
-
 import hypothesis
 import pytest
-from edit_files import MODELS, Given, as_csv, draw
+from edit_files import MODELS, Given, as_csv
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -12,16 +10,6 @@ from shared.catalog import Catalog
 from shared.settings import Settings
 
 EXAMPLES = hypothesis.settings(max_examples=150)
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture
-def given(pictures: Path) -> Given:
-    return Given(pictures)
 
 
 # --- values ---
