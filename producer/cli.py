@@ -58,6 +58,14 @@ def parser() -> argparse.ArgumentParser:
     fetch = _command(commands, "download", _download, "fetch a run's pictures and end files")
     fetch.add_argument("name", metavar="RUN", type=_run_name)
     fetch.add_argument("folder", metavar="DIR", type=Path)
+    for name, function, text in (
+        ("pause", _pause, "finish the batches that run, begin no other"),
+        ("resume", _resume, "let a paused run go on"),
+        ("cancel", _cancel, "stop a run; what is finished stays"),
+        ("retry", _retry, "send failed, dead and canceled rows out again"),
+    ):
+        _command(commands, name, function, text).add_argument("name", metavar="RUN", type=_run_name)
+    _dead_commands(_command(commands, "dead", _dead, "rows that killed their workers"))
     remove = _command(commands, "rm", _rm, "delete a run and all its pictures")
     remove.add_argument("name", metavar="RUN", type=_run_name)
     remove.add_argument("--yes", action="store_true", help="do not ask")
@@ -90,9 +98,35 @@ def _csv_options(top: argparse.ArgumentParser) -> None:
     )
     top.add_argument("--reuse", metavar="RUN", type=_run_name, help="copy pictures of equal rows from an earlier run")
     top.add_argument(
+        "--priority",
+        choices=("interactive", "bulk"),
+        help="interactive runs go before bulk runs (default: bulk)",
+    )
+    top.add_argument(
         "--seed-salt", metavar="TEXT", default="", help="another salt, other pictures for rows without seed"
     )
     _json_option(top)
+
+
+def _dead_commands(dead: argparse.ArgumentParser) -> None:
+    commands = dead.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="dead_command")
+    texts = {
+        "list": "a line per dead row",
+        "show": "all that is known of one",
+        "retry": "send dead rows out again, with nothing charged to them",
+        "drop": "delete records; the rows stay dead",
+    }
+    for name, text in texts.items():
+        command = _command(commands, name, _dead, text)
+        command.add_argument("name", metavar="RUN", type=_run_name)
+        if name == "list":
+            _json_option(command)
+        elif name == "show":
+            command.add_argument("row", metavar="ROW", type=_positive)
+        else:
+            which = command.add_mutually_exclusive_group(required=True)
+            which.add_argument("--all", action="store_true", help="all of them")
+            which.add_argument("--row", metavar="N", action="append", default=[], type=_positive, help="this one")
 
 
 def _command(
@@ -195,6 +229,42 @@ def _download(arguments: argparse.Namespace) -> int:
     got = download.download(_session().store, arguments.name, arguments.folder)
     print(f"{got.fetched} pictures fetched, {got.kept} were there already, in {arguments.folder}")
     return 0
+
+
+def _pause(arguments: argparse.Namespace) -> int:
+    from producer import control  # noqa: PLC0415
+
+    return control.pause(_session(), arguments.name)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from producer import control  # noqa: PLC0415
+
+    return control.resume(_session(), arguments.name)
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    from producer import control  # noqa: PLC0415
+
+    return control.cancel(_session(), arguments.name)
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    from producer import control  # noqa: PLC0415
+
+    return control.retry(_session(), arguments.name)
+
+
+def _dead(arguments: argparse.Namespace) -> int:
+    from producer import dead  # noqa: PLC0415
+
+    session = _session()
+    if arguments.dead_command == "list":
+        return dead.show_all(session, arguments.name, arguments.json)
+    if arguments.dead_command == "show":
+        return dead.show(session, arguments.name, arguments.row)
+    act = dead.retry if arguments.dead_command == "retry" else dead.drop
+    return act(session, arguments.name, arguments.row)
 
 
 def _rm(arguments: argparse.Namespace) -> int:

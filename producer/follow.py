@@ -162,7 +162,7 @@ class Lines:
 
 def troubles(counts: dict[str, int]) -> str:
     """`2 failed, 1 dead`; empty if all is well."""
-    return ", ".join(f"{counts[name]} {name}" for name in ("failed", "dead", "skipped") if counts[name])
+    return ", ".join(f"{counts[name]} {name}" for name in ("failed", "dead", "canceled", "skipped") if counts[name])
 
 
 def exit_code(counts: dict[str, int]) -> int:

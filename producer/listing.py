@@ -9,7 +9,7 @@ from producer.session import Session
 from shared import keys
 from shared.errors import UsageError
 
-COLUMNS = ("run", "state", "rows", "done", "failed", "dead", "skipped", "images")
+COLUMNS = ("run", "state", "rows", "done", "failed", "dead", "canceled", "skipped", "images")
 
 
 def runs(session: Session, as_json: bool) -> int:
@@ -32,7 +32,7 @@ def status(session: Session, run: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps({**view, "waiting": waiting}))
         return 0
-    names = ("rows", "pending", "running", "done", "failed", "dead", "skipped", "images")
+    names = ("rows", "pending", "running", "done", "failed", "dead", "canceled", "skipped", "images")
     print(f"run {run}: {view['state']}")
     print("  " + " · ".join(f"{view[name]} {name}" for name in names))
     for name, facts in session.ledger.workers().items():
@@ -57,7 +57,7 @@ def look(session: Session, run: str) -> dict[str, Any] | None:
     counts = json.loads(ended)["counts"] if ended else {"rows": about["rows_read"], "skipped": about["rows_skipped"]}
     return {
         **head,
-        **dict.fromkeys(("pending", "running", "done", "failed", "dead", "images"), 0),
+        **dict.fromkeys(("pending", "running", "done", "failed", "dead", "canceled", "images"), 0),
         "state": state,
         **counts,
     }

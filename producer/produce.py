@@ -47,7 +47,7 @@ def _show_left_out(images: Path) -> None:
 def _produce(path: Path, arguments: argparse.Namespace) -> int:
     known = settings.load()
     options = ReadOptions(salt=arguments.seed_salt, limit=arguments.limit, fills=dict(arguments.set))
-    request = Request(path, options, arguments.run, arguments.skip_bad, arguments.reuse)
+    request = Request(path, options, arguments.run, arguments.skip_bad, arguments.reuse, arguments.priority)
     models = catalog.load(known.models)
     opened = cache(lambda: open_session(start=True))  # a dry run needs it only for inputs that lie in the storage
     report = rows.check(request.path, options, models, known, lambda: opened().store)

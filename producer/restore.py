@@ -4,16 +4,15 @@ The storage is the truth: `shards.jsonl` says what there is to do, `results/` wh
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
 from shared import keys, results
+from shared.queue import BULK
 from shared.runs import Ledger
 from shared.shards import Shard, expand
 from shared.store import Store
-
-LANE = "bulk"
 
 
 def open_run(ledger: Ledger, store: Store, about: dict[str, Any], look: bool = False) -> None:
@@ -32,15 +31,25 @@ def open_run(ledger: Ledger, store: Store, about: dict[str, Any], look: bool = F
         "open": about["rows"] - done_count,
         "images": images,
     }
-    ledger.create(run, LANE, facts, bytes(done), shards)
+    ledger.create(run, about.get("lane", BULK), facts, bytes(done), shards)
 
 
-def retry_failed(ledger: Ledger, store: Store, run: str) -> int:
-    """Send failed and dead rows out again; returns how many."""
-    failed = set(ledger.failed_rows(run))
-    if failed:
-        ledger.reopen(run, open_shards(store, run, failed.__contains__, ledger.next_try(run)))
-    return len(failed)
+def retry(ledger: Ledger, store: Store, about: dict[str, Any]) -> int:
+    """Send failed, dead and canceled rows out again; returns how many."""
+    run, counts = about["run"], ledger.counts(about["run"])
+    if counts["canceled"]:
+        open_run(ledger, store, about, look=True)
+        return sum(counts[name] for name in ("failed", "dead", "canceled"))
+    return retry_rows(ledger, store, run, ledger.failed_rows(run), counts["dead"])
+
+
+def retry_rows(ledger: Ledger, store: Store, run: str, rows: Collection[int], dead: int) -> int:
+    """Send these rows out again, `dead` of which died, and the rest failed."""
+    chosen = frozenset(rows)
+    if chosen:
+        shards = open_shards(store, run, chosen.__contains__, ledger.next_try(run))
+        ledger.reopen(run, shards, failed=len(chosen) - dead, dead=dead)
+    return len(chosen)
 
 
 def done_rows(store: Store, run: str, last_row: int) -> tuple[bytearray, int]:

@@ -18,6 +18,7 @@ from producer.stocking import Stocking
 from shared import jobs, keys
 from shared.catalog import Catalog
 from shared.errors import RunConflict, UsageError
+from shared.queue import BULK
 from shared.runs import Ledger
 from shared.settings import Settings
 from shared.store import Store
@@ -36,6 +37,7 @@ class Request:
     run: str | None = None
     skip_bad: bool = False
     reuse: str | None = None
+    lane: str | None = None  # None: bulk, or where the run is that is joined
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,13 @@ class Submission:
         if state == "opening":  # nobody finished opening it, or the broker lost its data
             restore.open_run(self.ledger, self.store, about, look=True)
             return Submitted(self.run, joined=True)
-        if self.ledger.failed_rows(self.run):
+        if self.request.lane:
+            self.ledger.move(self.run, self.request.lane)
+        if state == "canceled":
+            raise RunConflict(f"run {self.run} is being canceled; produce it again when its workers have stopped")
+        if self.ledger.counts(self.run)["canceled"] or self.ledger.failed_rows(self.run):
             self._restock(lock)
-        return Submitted(self.run, joined=True, again=restore.retry_failed(self.ledger, self.store, self.run))
+        return Submitted(self.run, joined=True, again=restore.retry(self.ledger, self.store, about))
 
     def _restock(self, lock: Any) -> None:
         """Rows may have failed because somebody removed their inputs from the storage."""
@@ -162,6 +168,7 @@ class Submission:
             "seed_column": report.seed_column,
             "path_columns": list(report.path_columns),
             "folder": os.fsencode(self.request.path.parent.resolve()).decode("utf-8", "replace"),
+            "lane": self.request.lane or BULK,
             "rows_read": report.read,
             "rows": report.rows,
             "rows_skipped": report.rejected,

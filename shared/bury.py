@@ -1,6 +1,7 @@
 """The end of a row that kills its workers: a record of it in the storage, and no further try."""
 
 import json
+from typing import Any
 
 from shared import keys
 from shared.jobs import Row
@@ -10,15 +11,20 @@ from shared.shards import Claim, Outcome, Shard
 from shared.store import JSON_LINES, Store
 
 
-def bury(ledger: Ledger, store: Store, claim: Claim, deaths: dict[int, int]) -> None:
-    """Write down why a row died, then close it. Both writes may come twice: the first one stays."""
+def bury(ledger: Ledger, store: Store, claim: Claim, ended: Shard) -> None:
+    """Write down why a row died, then close it. Both writes may come twice: the first one stays. `ended`: its shard, of
+    one row, with the last death."""
     (row,) = rows_of(store, claim.run, claim.shard)
-    error = f"{deaths[row.row]} workers died while they ran this row alone or with others"
-    line = failed_line(row, "dead", "WorkerDied", error, attempts=deaths[row.row])
-    record = json.dumps(line, ensure_ascii=False).encode()
-    store.put_new(keys.dead(claim.run, row.row), record, "application/json")
-    store.put_new(keys.results(claim.run, claim.shard.name), record + b"\n", JSON_LINES)
+    deaths = ended.deaths[row.row]
+    error = f"{deaths} workers died while they ran this row alone or with others; the last: {ended.history[-1]}"
+    line = failed_line(row, "dead", "WorkerDied", error, attempts=deaths)
+    store.put_new(keys.dead(claim.run, row.row), _dump({**line, "deaths": ended.history}), "application/json")
+    store.put_new(keys.results(claim.run, claim.shard.name), _dump(line), JSON_LINES)
     ledger.commit(claim, Outcome(dead=(row.row,)))
+
+
+def _dump(line: dict[str, Any]) -> bytes:
+    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
 def rows_of(store: Store, run: str, shard: Shard) -> list[Row]:

@@ -56,16 +56,30 @@ def judge(shard: Shard) -> Verdict:
     A third death buries a row: it has by then died twice on its own.
     """
     deaths = {row: shard.deaths.get(row, 0) + 1 for row in shard.running_rows}
+    end = (f"{shard.worker}: {shard.exit or 'fell silent'}",) if deaths else ()
+    shard = replace(shard, worker="", exit="")
     if shard.count == 1:
         row_deaths = shard.deaths | deaths
         bury_rows = tuple(row for row, n in row_deaths.items() if n >= DEATHS_TO_BURY)
-        return Verdict(replace(shard, state="pending", deaths=row_deaths, running_rows=()), bury=bury_rows)
+        again = replace(shard, state="pending", deaths=row_deaths, running_rows=(), history=(*shard.history, *end))
+        return Verdict(again, bury=bury_rows)
     isolated = tuple(
-        replace(shard, name=f"{shard.name}-r{row}", state="pending", count=1, only=(row,), but=(), deaths={row: n})
+        replace(
+            shard,
+            name=f"{shard.name}-r{row}",
+            state="pending",
+            count=1,
+            only=(row,),
+            but=(),
+            deaths={row: n},
+            history=end,
+            running_rows=(),
+            token=0,
+        )
         for row, n in deaths.items()
     )
     rest = replace(shard, state="pending", count=shard.count - len(isolated), but=(*shard.but, *deaths))
-    return Verdict(replace(rest, running_rows=()), tuple(replace(s, running_rows=(), token=0) for s in isolated))
+    return Verdict(replace(rest, running_rows=()), isolated)
 
 
 def tick(ledger: Ledger, store: Store, app: Celery) -> int:
@@ -73,8 +87,10 @@ def tick(ledger: Ledger, store: Store, app: Celery) -> int:
     with ledger.lock("dispatch", LOCK_LEASE_S) as lock:
         if lock is None:
             return 0
-        for run, name in ledger.expired():
-            _look_again(ledger, store, run, name)
+        if expired := ledger.expired():
+            waiting = {queue.named(message) for lane in queue.LANES for message in ledger.messages(lane)}
+            for run, name in expired:
+                _look_again(ledger, store, run, name, waits=(run, name) in waiting)
         return sum(_fill(ledger, app, lane) for lane in queue.LANES)
 
 
@@ -114,15 +130,16 @@ def _after(turns: Sequence[Turn], run: str, model: str, empty: bool) -> list[Tur
     return [*(turn for turn in turns if turn.run != run), Turn(run, {**this.pending, model: left})]
 
 
-def _look_again(ledger: Ledger, store: Store, run: str, name: str) -> None:
-    """A shard whose time is over: sent and never claimed, or claimed by a worker that fell silent."""
+def _look_again(ledger: Ledger, store: Store, run: str, name: str, waits: bool) -> None:
+    """A shard whose time is over: sent and never claimed, or claimed by a worker that fell silent. `waits`: its message
+    still lies in a lane."""
     shard, facts = ledger.shard(run, name), ledger.facts(run)
     if shard is None or not facts:
         ledger.drop_due(run, name)
     elif shard.state == "running":
         _recover(ledger, store, run, shard)
-    elif ledger.queued(facts["lane"]):
-        ledger.postpone(run, shard, ledger.settings.redeliver_s)  # it waits behind others in the queue
+    elif waits:
+        ledger.postpone(run, shard, ledger.settings.redeliver_s)
     else:
         ledger.replace(run, shard, replace(shard, state="pending"), ())
 
@@ -132,4 +149,4 @@ def _recover(ledger: Ledger, store: Store, run: str, shard: Shard) -> None:
     if not verdict.bury:
         ledger.replace(run, shard, verdict.rest, verdict.isolated)
     elif claim := ledger.seize(run, shard):
-        bury.bury(ledger, store, claim, verdict.rest.deaths)
+        bury.bury(ledger, store, claim, verdict.rest)

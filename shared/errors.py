@@ -41,6 +41,14 @@ class LeaseLost(PixelmillError):
     """Another worker holds this shard now, or its run is gone; nothing may be committed."""
 
 
+class Paused(LeaseLost):
+    """The run is paused: its shards go back between two batches."""
+
+
+class Canceled(LeaseLost):
+    """The run is canceled: what is finished stays, the rest is not made."""
+
+
 class BadInput(PixelmillError):
     """An input picture or its mask cannot be used as the row asks; the text says what was found and expected."""
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from shared import keys, results, sheet
 from shared.errors import PixelmillError
-from shared.jobs import ALPHA
+from shared.jobs import ALPHA, Row
 from shared.runs import Ledger
 from shared.store import JSON_LINES, Store
 
@@ -43,18 +43,23 @@ def _finish_alone(ledger: Ledger, store: Store, run: str) -> None:
     with ledger.lock(f"finish:{run}", LOCK_LEASE_S) as lock:
         if lock is None:
             return
-        ends = ledger.facts(run).get("ends", "0")
+        if not ledger.settle(run):
+            return  # somebody still works on it, though it is canceled
+        facts = ledger.facts(run)
         about = store.get(keys.description(run))
         if about is not None:  # else it was removed meanwhile
-            finish(store, json.loads(about), lock.reacquire)
-        ledger.end(run, ends)
+            finish(store, json.loads(about), lock.reacquire, canceled=facts.get("canceled", "0") != "0")
+        ledger.end(run, facts.get("ends", "0"))
 
 
-def finish(store: Store, about: dict[str, Any], keep_lock: Callable[[], object]) -> None:
-    """Write manifest, metadata, failed.csv, index.html and, last, summary.json. `about`: the run's description."""
+def finish(store: Store, about: dict[str, Any], keep_lock: Callable[[], object], canceled: bool = False) -> None:
+    """Write manifest, metadata, failed.csv, index.html and, last, summary.json. `about`: the run's description;
+    `canceled`: rows may lack results."""
     run = about["run"]
     with tempfile.TemporaryDirectory(prefix="pixelmill-") as folder, closing(_open(Path(folder))) as table:
         _collect(store, run, table, keep_lock)
+        if canceled:
+            _add_canceled(store, about, table, keep_lock)
         _attach_cells(store, about, table, keep_lock)
         _write(store, run, "manifest.jsonl", (dump(line) for line in _kept(_lines(table), keep_lock)))
         captioned = (line for line in _kept(_lines(table, "done"), keep_lock) if line["job"].get("prompt"))
@@ -97,6 +102,20 @@ def _collect(store: Store, run: str, table: sqlite3.Connection, keep_lock: Calla
             "state = excluded.state, rank = excluded.rank, line = excluded.line where excluded.rank >= rank",
             (_record(raw, rank) for raw in store.lines(entry.key)),
         )
+
+
+def _add_canceled(
+    store: Store, about: dict[str, Any], table: sqlite3.Connection, keep_lock: Callable[[], object]
+) -> None:
+    """A line for every row of which nothing was made."""
+    known = "select 1 from lines where row = ? limit 1"
+    for number in range(about["parts"]):
+        keep_lock()
+        for raw in store.lines(keys.part(about["run"], number)):
+            row = Row.model_validate_json(raw)
+            if table.execute(known, (row.row,)).fetchone() is None:
+                line = results.failed_line(row, "canceled", results.CANCELED, "the run was canceled", attempts=0)
+                table.execute("insert into lines values (?, 0, 'canceled', 0, ?)", (row.row, json.dumps(line)))
 
 
 def _record(raw: bytes, rank: int) -> tuple[int, int, str, int, str]:
@@ -186,10 +205,12 @@ def _csv_line(values: Iterable[object]) -> bytes:
 def _summary(about: dict[str, Any], table: sqlite3.Connection) -> dict[str, Any]:
     """Rows by state; they add up to the rows read."""
     images = table.execute("select count(*) from lines where state = 'done'").fetchone()[0]
-    rows = dict.fromkeys(("done", "failed", "dead"), 0)
-    worst = "select max(case state when 'done' then 0 when 'failed' then 1 else 2 end) as w from lines group by row"
+    states = ("done", "failed", "dead", "canceled")
+    rows = dict.fromkeys(states, 0)
+    rank = " ".join(f"when '{state}' then {number}" for number, state in enumerate(states))
+    worst = f"select max(case state {rank} end) as w from lines group by row"
     for state, count in table.execute(f"select w, count(*) from ({worst}) group by w"):
-        rows[("done", "failed", "dead")[state]] = count
+        rows[states[state]] = count
     counts = {"rows": about["rows_read"], **rows, "skipped": about["rows_skipped"], "images": images}
     seconds = {"finished_at": datetime.now(UTC).isoformat(timespec="seconds"), "created_at": about["created_at"]}
     return {"run": about["run"], "hash": about["hash"], "counts": counts, **seconds}

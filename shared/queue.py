@@ -1,5 +1,7 @@
 """The Celery app that every side uses, and the one message there is: run this shard of that run."""
 
+import base64
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +14,8 @@ from shared.jobs import SCHEMA_VERSION
 from shared.settings import Settings
 
 RUN_SHARD = "pixelmill.run_shard"
-LANES = ("interactive", "bulk")  # in the order in which workers empty them
+BULK = "bulk"
+LANES = ("interactive", BULK)  # in the order in which workers empty them
 
 
 def make_app(settings: Settings, include: Sequence[str] = ()) -> Celery:
@@ -46,6 +49,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "worker_pool": "prefork",
         "worker_concurrency": 1,
         "worker_pool_start_method": "spawn",  # CUDA does not survive a fork
+        "worker_lost_wait": 1.0,  # a pool process that died is mourned 10 s by default, for a result that none awaits
         "worker_proc_alive_timeout": 900.0,  # by default a child that imports for over 4 s is killed
         "worker_redirect_stdouts": False,
         "task_serializer": "json",
@@ -55,11 +59,20 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "result_accept_content": ["json"],
         "task_ignore_result": True,  # results are objects in the storage
         "task_queues": [Queue(lane, routing_key=lane) for lane in LANES],
-        "task_default_queue": "bulk",
+        "task_default_queue": BULK,
         "task_create_missing_queues": False,
         "worker_send_task_events": True,
         "task_send_sent_event": False,
     }
+
+
+def named(message: bytes) -> tuple[str, str] | None:
+    """(run, shard) of a message as it lies in a lane; None if it is none of ours."""
+    try:
+        _args, facts, _embed = json.loads(base64.b64decode(json.loads(message)["body"]))
+        return str(facts["run"]), str(facts["shard"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def send(app: Celery, lane: str, run: str, shard: str) -> None:

@@ -1,9 +1,11 @@
 """A line of results/: what became of one image, or of one row that failed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from shared.jobs import Row
 
+CANCELED = "Canceled"  # error_type of what was not made because its run was canceled
 ERROR_COLUMNS = ("error_type", "error", "attempts")  # of failed.csv, after the user's own
 
 
@@ -13,9 +15,15 @@ def done_line(row: Row, n: int, key: str, facts: dict[str, Any], attempts: int) 
 
 
 def failed_line(row: Row, state: str, error_type: str, error: str, attempts: int = 1, n: int = 0) -> dict[str, Any]:
-    """`state` is `failed` (the row's own fault) or `dead` (it killed its workers)."""
+    """`state` is `failed` (the row's own fault), `dead` (it killed its workers) or `canceled`."""
     ending = {"attempts": attempts, "error_type": error_type, "error": error}
     return {**_head(row, n, state), **_job(row), **ending}
+
+
+def begun(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the rows of which nothing was made: in a canceled run they need no line of their own."""
+    rows = {line["row"] for line in lines if line["state"] != "canceled"}
+    return [line for line in lines if line["row"] in rows]
 
 
 def _head(row: Row, n: int, state: str) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """The ledger: what is known of every run's shards and rows. A cache in Redis; the storage is the truth."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from shared import keys
 from shared.broker import Broker, ms
-from shared.errors import LeaseLost
+from shared.errors import Canceled, LeaseLost, Paused
 from shared.shards import Claim, Outcome, Shard, shard_from
 
-COUNTERS = ("rows", "open", "running", "done", "failed", "dead", "skipped", "images")
+COUNTERS = ("rows", "open", "running", "done", "failed", "dead", "canceled", "skipped", "images")
 LIVE_S = 30.0  # after its last announcement
 FORGOTTEN_AFTER_S = 3600.0
 
@@ -56,9 +56,7 @@ class Ledger(Broker):
             self._call("zrem", keys.lane(lane), run)
         self._call("srem", keys.FINISHING, run)
         for pattern in (keys.run(run), keys.run(run) + ":*", keys.shard(run, "*")):
-            found = self._scan(pattern)
-            for start in range(0, len(found), 1000):
-                self._call("unlink", *found[start : start + 1000])
+            self._unlink(pattern)
 
     def facts(self, run: str) -> dict[str, str]:
         """The run's hash: state, lane and counters; empty if the ledger does not know the run."""
@@ -81,8 +79,8 @@ class Ledger(Broker):
         """How often failed rows of this run went out again, this time included."""
         return int(self._call("hincrby", keys.run(run), "tries", 1))
 
-    def reopen(self, run: str, shards: Iterable[Shard]) -> None:
-        """Send failed and dead rows out again, with nothing charged to them."""
+    def reopen(self, run: str, shards: Iterable[Shard], failed: int, dead: int) -> None:
+        """Send rows out again, `failed` and `dead` of these kinds, with nothing charged to them."""
         facts, added = self.facts(run), list(shards)
         rows = [row for shard in added for row in shard.only]
         pipe: list[tuple[Any, ...]] = [("setbit", keys.failed(run), row, 0) for row in rows]
@@ -90,7 +88,8 @@ class Ledger(Broker):
             pipe.append(("hset", keys.shard(run, shard.name), shard.fields()))
             pipe.append(("rpush", keys.pending(run, shard.model), shard.name))
         pipe.append(("hincrby", keys.run(run), "open", len(rows)))
-        pipe.append(("hset", keys.run(run), {"failed": 0, "dead": 0}))
+        pipe.append(("hincrby", keys.run(run), "failed", -failed))
+        pipe.append(("hincrby", keys.run(run), "dead", -dead))
         self._pipe(pipe, transaction=True)
         self._call("srem", keys.FINISHING, run)
         self.open_lane(run, facts["lane"])
@@ -99,6 +98,49 @@ class Ledger(Broker):
         """Mark a run as over: its summary stands in the storage. A run that was reopened meanwhile goes on; `ends` is
         its fact of that name from before the summary was begun."""
         self._script("END", [keys.run(run), keys.FINISHING], [run, ends])
+
+    # --- what a person says of a run; each returns the state that it found ---
+
+    def pause(self, run: str) -> str:
+        """Batches that run are finished; nothing else begins."""
+        return str(self._script("SWITCH", [keys.run(run)], ["paused", "running"]))
+
+    def resume(self, run: str) -> str:
+        return str(self._script("SWITCH", [keys.run(run)], ["running", "paused"]))
+
+    def cancel(self, run: str) -> str:
+        """Batches that run stop at their next step; pictures that are finished stay."""
+        lane = self._call("hget", keys.run(run), "lane") or ""
+        return str(self._script("CANCEL", [keys.run(run), keys.FINISHING, keys.lane(lane)], [run]))
+
+    def settle(self, run: str) -> bool:
+        """Whether a run can end now: of a canceled one, nothing is running any more."""
+        state = self._script("SETTLE", [keys.run(run)], [])
+        if state == "settled":
+            self._clear(run)
+        return bool(state != "canceled")
+
+    def move(self, run: str, lane: str) -> None:
+        """Put a run into another lane; what was sent already stays where it is."""
+        before = self._call("hget", keys.run(run), "lane")
+        self._pipe([("hset", keys.run(run), {"lane": lane})])
+        if before and before != lane and self._call("zrem", keys.lane(before), run):
+            self._pipe([("zadd", keys.lane(lane), {run: 0})])
+
+    def _clear(self, run: str) -> None:
+        """Shards that nobody will run."""
+        if members := [keys.member(run, name) for name in self._shard_names(run)]:
+            self._call("zrem", keys.DUE, *members)
+        self._unlink(keys.shard(run, "*"))
+        self._unlink(keys.pending(run, "*"))
+
+    def _shard_names(self, run: str) -> list[str]:
+        return [name.removeprefix(keys.shard(run, "")) for name in self._scan(keys.shard(run, "*"))]
+
+    def _unlink(self, pattern: str) -> None:
+        found = self._scan(pattern)
+        for start in range(0, len(found), 1000):
+            self._call("unlink", *found[start : start + 1000])
 
     # --- dispatch ---
 
@@ -179,15 +221,23 @@ class Ledger(Broker):
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         return Claim(run, shard_from(name, fields), int(token))
 
-    def extend(self, claim: Claim) -> None:
-        """Heartbeat. Raises LeaseLost when another token is out or the run is no longer running."""
-        arguments = [claim.token, keys.member(claim.run, claim.shard.name), ms(self.settings.lease_s)]
-        _must_run(claim, self._script("EXTEND", self._shard_keys(claim.run, claim.shard.name), arguments))
+    def note_exit(self, run: str, name: str, worker: str, text: str) -> None:
+        """The process in which this worker ran a shard has ended so: the shard goes out again at once."""
+        self._script("NOTE_EXIT", self._shard_keys(run, name), [keys.member(run, name), worker, text])
 
-    def mark_rows(self, claim: Claim, rows: Iterable[int]) -> None:
-        """Write down which rows the next model call works on: if the worker dies, only they are charged."""
+    def extend(self, claim: Claim) -> None:
+        """Heartbeat. Raises LeaseLost when another token is out or the run is gone, Canceled when it is canceled."""
+        arguments = [claim.token, keys.member(claim.run, claim.shard.name), ms(self.settings.lease_s)]
+        _check(claim, self._script("EXTEND", self._shard_keys(claim.run, claim.shard.name), arguments), ("paused",))
+
+    def mark_rows(self, claim: Claim, rows: Collection[int]) -> None:
+        """Write down which rows the next model call works on: if the worker dies, only they are charged.
+
+        Raises LeaseLost, and unless there are no rows, Paused or Canceled.
+        """
         arguments = [claim.token, json.dumps(sorted(set(rows)))]
-        _must_run(claim, self._script("MARK_ROWS", self._shard_keys(claim.run, claim.shard.name)[:2], arguments))
+        answer = self._script("MARK_ROWS", self._shard_keys(claim.run, claim.shard.name)[:2], arguments)
+        _check(claim, answer, () if rows else ("paused", "canceled"))
 
     def release(self, claim: Claim) -> None:
         """Hand a shard back, uncharged."""
@@ -235,6 +285,11 @@ class Ledger(Broker):
         """Messages that wait in a lane."""
         return int(self._call("llen", lane))
 
+    def messages(self, lane: str) -> list[bytes]:
+        """The messages themselves: few, as dispatch keeps it."""
+        found: list[bytes] = self._call("execute_command", "LRANGE", lane, 0, 9_999, NEVER_DECODE=True)
+        return found
+
     def _shard_keys(self, run: str, name: str) -> list[str]:
         return [keys.run(run), keys.shard(run, name), keys.DUE]
 
@@ -242,7 +297,9 @@ class Ledger(Broker):
         return [keys.member(run, old.name), old.state, old.token]
 
 
-def _must_run(claim: Claim, answer: str) -> None:
-    if answer != "running":
+def _check(claim: Claim, answer: str, further: tuple[str, ...]) -> None:
+    """Raises unless the run is running, or in a `further` state that does not matter here."""
+    if answer != "running" and answer not in further:
         reason = "another worker holds it now" if answer == "lost" else f"the run is {answer}"
-        raise LeaseLost(f"run {claim.run}, shard {claim.shard.name}: {reason}")
+        raised = {"paused": Paused, "canceled": Canceled}.get(answer, LeaseLost)
+        raise raised(f"run {claim.run}, shard {claim.shard.name}: {reason}")

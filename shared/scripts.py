@@ -74,7 +74,7 @@ RELEASE = (
     HOLD
     + """
 redis.call('HSET', KEYS[2], 'state', 'pending')
-redis.call('HDEL', KEYS[2], 'running_rows', 'worker')
+redis.call('HDEL', KEYS[2], 'running_rows', 'worker', 'exit')
 redis.call('HINCRBY', KEYS[1], 'running', -redis.call('HGET', KEYS[2], 'count'))
 redis.call('ZREM', KEYS[3], ARGV[2])
 redis.call('RPUSH', KEYS[4], ARGV[3])
@@ -116,6 +116,48 @@ redis.call('HINCRBY', KEYS[1], 'ends', 1)
 redis.call('SADD', KEYS[6], ARGV[3])
 redis.call('ZREM', KEYS[7], ARGV[3])
 return 'last'
+"""
+)
+
+# KEYS run. ARGV new state, the states that lead to it. -> the state before.
+SWITCH = """
+local state = redis.call('HGET', KEYS[1], 'state') or 'gone'
+for i = 2, #ARGV do
+  if state == ARGV[i] then redis.call('HSET', KEYS[1], 'state', ARGV[1]) end
+end
+return state
+"""
+
+# KEYS run, finishing, lane. ARGV run name. Nobody starts a shard of the run any more. -> the state before.
+CANCEL = """
+local state = redis.call('HGET', KEYS[1], 'state') or 'gone'
+if state == 'running' or state == 'paused' then
+  redis.call('HSET', KEYS[1], 'state', 'canceled')
+  redis.call('SADD', KEYS[2], ARGV[1])
+  redis.call('ZREM', KEYS[3], ARGV[1])
+end
+return state
+"""
+
+# KEYS run. A canceled run that nobody works on any more: what is open is canceled. -> its state.
+SETTLE = """
+local state = redis.call('HGET', KEYS[1], 'state') or 'gone'
+if state ~= 'canceled' or tonumber(redis.call('HGET', KEYS[1], 'running') or 0) > 0 then return state end
+redis.call('HSET', KEYS[1], 'state', 'finishing', 'canceled', redis.call('HGET', KEYS[1], 'open'), 'open', 0)
+redis.call('HINCRBY', KEYS[1], 'ends', 1)
+return 'settled'
+"""
+
+# KEYS run, shard, due. ARGV member, worker, text. The process that ran a shard is gone: its lease need not run out.
+NOTE_EXIT = (
+    NOW
+    + """
+if redis.call('HGET', KEYS[2], 'state') ~= 'running' or redis.call('HGET', KEYS[2], 'worker') ~= ARGV[2] then
+  return 0
+end
+redis.call('HSET', KEYS[2], 'exit', ARGV[3])
+redis.call('ZADD', KEYS[3], now, ARGV[1])
+return 1
 """
 )
 
@@ -169,7 +211,7 @@ if ARGV[2] == 'running' then
   redis.call('HINCRBY', KEYS[1], 'running', -redis.call('HGET', KEYS[2], 'count'))
 end
 redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('HDEL', KEYS[2], 'running_rows', 'worker')
+redis.call('HDEL', KEYS[2], 'running_rows', 'worker', 'exit')
 for name, fields in pairs(cjson.decode(ARGV[6])) do
   store(ARGV[7] .. name, fields)
   redis.call('RPUSH', KEYS[4], name)

@@ -18,10 +18,13 @@ class Shard:
     only: tuple[int, ...] = ()  # these rows of the range; empty: all
     but: tuple[int, ...] = ()  # not these
     deaths: dict[int, int] = field(default_factory=dict)  # row -> how often a worker died on it
+    history: tuple[str, ...] = ()  # how each of those workers ended
     look: bool = False  # pictures of it may be stored already, copied from an earlier run
     state: str = "pending"
     token: int = 0
     running_rows: tuple[int, ...] = ()  # the rows of the model call that runs now
+    worker: str = ""  # that runs it
+    exit: str = ""  # what is known of that worker's end
 
     def wants(self, row: int) -> bool:
         """Whether this row of the range is this shard's to do."""
@@ -39,6 +42,7 @@ class Shard:
             **({"only": json.dumps(self.only)} if self.only else {}),
             **({"but": json.dumps(self.but)} if self.but else {}),
             **({"deaths": json.dumps(self.deaths)} if self.deaths else {}),
+            **({"history": json.dumps(self.history)} if self.history else {}),
             **({"look": "1"} if self.look else {}),
         }
 
@@ -56,10 +60,13 @@ def shard_from(name: str, fields: dict[str, str]) -> Shard:
         only=tuple(json.loads(fields.get("only", "[]"))),
         but=tuple(json.loads(fields.get("but", "[]"))),
         deaths={int(row): n for row, n in deaths.items()},
+        history=tuple(json.loads(fields.get("history", "[]"))),
         look="look" in fields,
         state=fields["state"],
         token=int(fields.get("token", 0)),
         running_rows=tuple(json.loads(fields.get("running_rows", "[]"))),
+        worker=fields.get("worker", ""),
+        exit=fields.get("exit", ""),
     )
 
 

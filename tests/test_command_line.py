@@ -80,7 +80,7 @@ def test_skip_bad_makes_the_good_rows_and_failed_csv_corrected_can_be_produced(
         )
         assert code == 1  # rows were left out
         counts = json.loads(capsys.readouterr().out)["counts"]
-        assert counts == {"rows": 34, "done": 3, "failed": 0, "dead": 0, "skipped": 31, "images": 3}
+        assert counts == {"rows": 34, "done": 3, "failed": 0, "dead": 0, "canceled": 0, "skipped": 31, "images": 3}
         corrected = tmp_path / "corrected.csv"
         with (tmp_path / "d" / "failed.csv").open(newline="") as file:
             failed = list(csv.DictReader(file))
@@ -105,7 +105,7 @@ def test_a_run_is_listed_looked_at_watched_downloaded_and_removed(
         assert cli.main(["watch", "three"]) == 1
         assert "2 of 3 rows done" in capsys.readouterr().out
     assert cli.main(["runs"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split() == ["three", "over", "3", "2", "1", "0", "0", "2"]
+    assert capsys.readouterr().out.splitlines()[1].split() == ["three", "over", "3", "2", "1", "0", "0", "0", "2"]
     assert cli.main(["status", "three", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["failed"] == 1
     assert cli.main(["download", "three", str(folder)]) == 0

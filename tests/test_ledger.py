@@ -141,7 +141,7 @@ def test_secrets_stay_out_of_messages_about_a_broker_that_is_away(settings: Sett
 def test_a_run_that_was_reopened_while_its_end_files_were_written_is_not_over(ledger: Ledger) -> None:
     open_run(ledger, shards=1)
     ledger.commit(claimed(ledger, "000000"), Outcome(done=(1,), failed=(2,)))
-    ledger.reopen("r", [Shard("000000.1", "m", 0, 0, 1, 1, only=(2,))])
+    ledger.reopen("r", [Shard("000000.1", "m", 0, 0, 1, 1, only=(2,))], failed=1, dead=0)
     ledger.end("r", "1")
     assert ledger.facts("r")["state"] == "running"
     assert ledger.commit(claimed(ledger, "000000.1"), Outcome(done=(2,))) is True

@@ -40,7 +40,7 @@ def test_every_row_becomes_a_picture_and_the_same_file_again_computes_nothing(fl
     with fleet.worker() as worker:
         run = fleet.submit(text).run
         counts = fleet.finish(run)
-        assert counts == {"rows": 20, "done": 20, "failed": 0, "dead": 0, "skipped": 0, "images": 20}
+        assert counts == {"rows": 20, "done": 20, "failed": 0, "dead": 0, "canceled": 0, "skipped": 0, "images": 20}
         assert_all_there(fleet, run, 20)
         before = fleet.lines(run)
         worker.kill()  # whoever computes something now would wait for ever
@@ -148,7 +148,7 @@ def test_skipped_rows_are_counted_and_stand_in_failed_csv(fleet: Fleet) -> None:
     with fleet.worker():
         run = fleet.submit("prompt,steps\ngood,2\nbad,many\n", skip_bad=True).run
         counts = fleet.finish(run)
-    assert counts == {"rows": 2, "done": 1, "failed": 0, "dead": 0, "skipped": 1, "images": 1}
+    assert counts == {"rows": 2, "done": 1, "failed": 0, "dead": 0, "canceled": 0, "skipped": 1, "images": 1}
     assert "bad,many" in fleet.lines(run, "failed.csv")[1]
 
 

@@ -13,11 +13,11 @@ from shared.runs import Ledger
 from shared.settings import Settings
 from shared.store import Store
 from workers import device
+from workers.app import NAME
 from workers.inputs import Inputs
 from workers.models import Models
 from workers.prepare import Preparation
 
-NAME = "PIXELMILL_WORKER"  # set by the supervisor
 DRAIN = "PIXELMILL_DRAIN"  # a file: while it exists, shards are handed back
 
 

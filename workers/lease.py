@@ -4,7 +4,7 @@ import logging
 import threading
 from types import TracebackType
 
-from shared.errors import LeaseLost, Unreachable
+from shared.errors import Canceled, LeaseLost, Unreachable
 from shared.runs import Ledger
 from shared.shards import Claim
 
@@ -12,7 +12,8 @@ log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Extends a claim's lease from a thread of its own; `check` raises LeaseLost once another holds the shard."""
+    """Extends a claim's lease from a thread of its own; `check` raises LeaseLost once another holds the shard, Canceled
+    once its run is canceled."""
 
     def __init__(self, ledger: Ledger, claim: Claim):
         self.ledger = ledger
@@ -38,6 +39,8 @@ class Heartbeat:
         while not self._stop.wait(self.ledger.settings.heartbeat_s):
             try:
                 self.ledger.extend(self.claim)
+            except Canceled as error:
+                self._lost = error  # the shard stays ours until what is finished is stored
             except LeaseLost as error:
                 self._lost = error
                 return

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared import bury, jobs, keys, results, sheet
-from shared.errors import LeaseLost, ModelError, Unreachable
+from shared.errors import Canceled, LeaseLost, ModelError, Paused, Unreachable
 from shared.images import Pixels, sprite
 from shared.jobs import Row, split_models
 from shared.shards import Claim, Outcome
@@ -55,14 +55,28 @@ class ShardRun:
             wanted = batches.items(self.rows)
             todo = self._without_stored(wanted, uploads) if tried_before else wanted
             self.finished = len(wanted) - len(todo)
-            while todo:
-                batch = batches.first(todo, self._most(todo[0]))
-                todo = todo[len(batch) :]
-                self._fetch_ahead([*batch, *todo[: len(batch)]])
-                self._render(batch, model, uploads)
+            try:
+                self._make(todo, model, uploads)
+            except Canceled:
+                self._leave_out([item for item in wanted if item not in uploads])
+            except Paused:
+                uploads.settle()  # whoever goes on finds them
+                raise
             self._commit(wanted, uploads)
 
     # --- making ---
+
+    def _make(self, todo: Sequence[Item], model: Any, uploads: Uploads) -> None:
+        while todo:
+            batch = batches.first(todo, self._most(todo[0]))
+            todo = todo[len(batch) :]
+            self._fetch_ahead([*batch, *todo[: len(batch)]])
+            self._render(batch, model, uploads)
+
+    def _leave_out(self, items: Sequence[Item]) -> None:
+        """The run is canceled: these will not be made."""
+        reason = (results.CANCELED, "the run was canceled before this picture was made")
+        self.errors = dict.fromkeys((item.key for item in items), reason) | self.errors
 
     def _render(self, batch: Sequence[Item], model: Any, uploads: Uploads) -> None:
         """One batch through the model, in smaller pieces where it has to be."""
@@ -171,6 +185,7 @@ class ShardRun:
             line, tile = self._line(item, uploads, len(tiles))
             lines.append(line)
             tiles += tile
+        lines = results.begun(lines)
         self.host.ledger.mark_rows(self.claim, ())  # whoever has lost the lease writes no results
         name, run, store = self.claim.shard.name, self.claim.run, self.host.store
         if tiles:
@@ -201,7 +216,8 @@ class ShardRun:
                 line = results.done_line(item.row, item.n, f"images/{item.name}", facts, attempts)
                 return line, tiles
         error_type, text = self.errors[item.key]
-        return results.failed_line(item.row, "failed", error_type, text, attempts, item.n), []
+        state = "canceled" if error_type == results.CANCELED else "failed"
+        return results.failed_line(item.row, state, error_type, text, attempts, item.n), []
 
     def _written(self) -> Outcome | None:
         """What an earlier try, or a worker that held the lease before, has written as this shard's results."""

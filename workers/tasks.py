@@ -4,14 +4,18 @@ The process that receives tasks imports this file and stays small; only its pool
 """
 
 import logging
+import os
 import time
 from typing import Any
 
+from billiard.exceptions import WorkerLostError
 from celery import Task
-from celery.signals import worker_process_init
+from celery.signals import task_failure, worker_process_init
 
-from shared import queue
-from workers.app import app
+from shared import queue, settings
+from shared.errors import PixelmillError
+from shared.runs import Ledger
+from workers.app import NAME, app
 
 log = logging.getLogger(__name__)
 TELL_EVERY_S = 1.0
@@ -29,6 +33,18 @@ def run_shard(self: Task, run: str, shard: str, version: int) -> str:
 def get_ready(**_: Any) -> None:
     """Import torch when the pool process starts, not when its first task waits."""
     from workers import work  # noqa: F401, PLC0415
+
+
+@task_failure.connect
+def note_exit(exception: BaseException | None = None, kwargs: Any = None, **_: Any) -> None:
+    """The pool process died in the middle of a shard: say how, so that the shard need not wait for its lease's end."""
+    if not isinstance(exception, WorkerLostError) or not kwargs:
+        return
+    try:
+        ledger = Ledger(settings.load())
+        ledger.note_exit(kwargs["run"], kwargs["shard"], os.environ[NAME], str(exception))
+    except (PixelmillError, KeyError) as error:
+        log.warning("shard %s waits for the end of its lease: %s", kwargs.get("shard"), error)
 
 
 class Progress:

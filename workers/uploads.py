@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 from types import TracebackType
@@ -69,6 +69,13 @@ class Uploads:
     def result(self, item: Item) -> Stored:
         """Wait for a picture. Raises what storing it raised; KeyError if it was never added."""
         return self._futures[item.key].result()
+
+    def settle(self) -> None:
+        """Wait until everything that was added is stored, or failed to be."""
+        wait(self._futures.values())
+
+    def __contains__(self, item: Item) -> bool:
+        return item.key in self._futures
 
     def kept(self, item: Item) -> bool:
         """Whether `keep` found the picture; what else it found, `result` will say."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from celery import Celery
 
 from shared import dispatch, keys
-from shared.errors import LeaseLost, ModelError, Unreachable
+from shared.errors import LeaseLost, ModelError, Paused, Unreachable
 from shared.jobs import SCHEMA_VERSION, split_models
 from shared.shards import Claim
 from workers.host import Draining, Host, host
@@ -38,6 +38,9 @@ def _run(here: Host, app: Celery, claim: Claim, tell: Callable[[str], None]) -> 
     except Draining:
         patiently(lambda: here.ledger.release(claim))
         return "handed back: this worker is asked to stop"
+    except Paused:
+        patiently(lambda: here.ledger.release(claim))
+        return "handed back: the run is paused"
     except LeaseLost as error:
         return f"stopped: {error}"
     except ModelError as error:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from producer import follow, rows
@@ -65,7 +65,14 @@ class Fleet:
         path = self.folder / name
         path.write_text(text)
         options = ReadOptions(salt=str(more.pop("salt", "")))
-        request = Request(path, options, run, skip_bad=bool(more.pop("skip_bad", False)), reuse=more.pop("reuse", None))  # type: ignore[arg-type]
+        request = Request(
+            path,
+            options,
+            run,
+            skip_bad=bool(more.pop("skip_bad", False)),
+            reuse=more.pop("reuse", None),
+            lane=more.pop("lane", None),
+        )  # type: ignore[arg-type]
         report = rows.check(path, options, self.catalog, self.settings)
         submitted = Submission(request, report, self.catalog, self.ledger, self.store).submit()
         dispatch.tick(self.ledger, self.store, self.app)
@@ -130,7 +137,8 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """What a power cut does to it."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it was killed before
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
