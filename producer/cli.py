@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         _command(commands, name, function, text).add_argument("name", metavar="RUN", type=_run_name)
     _dead_commands(_command(commands, "dead", _dead, "rows that killed their workers"))
+    _json_option(_command(commands, "doctor", _doctor, "check broker, storage, models and workers"))
     remove = _command(commands, "rm", _rm, "delete a run and all its pictures")
     remove.add_argument("name", metavar="RUN", type=_run_name)
     remove.add_argument("--yes", action="store_true", help="do not ask")
@@ -265,6 +266,12 @@ def _dead(arguments: argparse.Namespace) -> int:
         return dead.show(session, arguments.name, arguments.row)
     act = dead.retry if arguments.dead_command == "retry" else dead.drop
     return act(session, arguments.name, arguments.row)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from producer import doctor  # noqa: PLC0415
+
+    return doctor.doctor(arguments.json)
 
 
 def _rm(arguments: argparse.Namespace) -> int:

@@ -199,25 +199,31 @@ class Store:
         )
         return url
 
-    def ensure_bucket(self) -> None:
-        """Make the bucket if it is not there."""
+    def has_bucket(self) -> bool:
         try:
             self._call("head_bucket")
         except ClientError as error:
             _raise_unless_absent(error)
+            return False
+        return True
+
+    def ensure_bucket(self) -> None:
+        """Make the bucket if it is not there."""
+        if not self.has_bucket():
             self._call("create_bucket")
 
     def enforces_conditions(self) -> bool:
         """Whether the storage honours `If-None-Match: *`, tried once per process by racing writers of one key."""
         with self._probe_lock:
             if self._conditional is None:
-                self._conditional = self._probe()
+                self._conditional = self.race(f"probe/{uuid4().hex}") == 1
                 if not self._conditional:
                     log.warning("%s ignores If-None-Match; looking before every put instead", self.endpoint)
             return self._conditional
 
-    def _probe(self) -> bool:
-        key = f"probe/{uuid4().hex}"
+    def race(self, key: str) -> int:
+        """How many of PROBE_WRITERS that put one key with `If-None-Match: *` are told that they made it. The key must
+        be free, and is free again afterwards."""
 
         def write(_: int) -> bool:
             try:
@@ -228,7 +234,7 @@ class Store:
 
         try:
             with ThreadPoolExecutor(PROBE_WRITERS) as pool:
-                return sum(pool.map(write, range(PROBE_WRITERS))) == 1
+                return sum(pool.map(write, range(PROBE_WRITERS)))
         finally:
             self.delete(key)
 
