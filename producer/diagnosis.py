@@ -65,7 +65,7 @@ def judge_persistence(facts: Mapping[str, str]) -> Finding:
         advice = "look at the broker's log, and for a full disk"
         return Finding(check, "FAILED", "the last write to the append-only file failed", advice)
     if sync == "no":
-        advice = "a power cut loses about half a minute of the ledger: set `appendfsync everysec`"
+        advice = "a power cut loses what the system had not written yet: set `appendfsync everysec`"
         return Finding(check, "warning", "the append-only file is on, appendfsync no", advice)
     return Finding(check, "ok", "the append-only file is on" + (f", appendfsync {sync}" if sync else ""))
 
@@ -148,7 +148,8 @@ def judge_races(winners: Iterable[int], writers: int) -> Finding:
     if all(count == 1 for count in found):
         return Finding(check, "ok", f"of {writers} writers with If-None-Match: * exactly one wins")
     advice = "pixelmill looks before every put instead, but two workers may both write a picture: upgrade the storage"
-    return Finding(check, "warning", f"of {writers} writers with If-None-Match: * {max(found)} win", advice)
+    worst = max(found, key=lambda count: abs(count - 1))
+    return Finding(check, "warning", f"of {writers} writers with If-None-Match: * {worst} win", advice)
 
 
 # --- models, workers, lanes ---

@@ -318,7 +318,7 @@ def test_no_line_shows_a_secret(
             "REDIS_URL": f"redis://me:{password}@127.0.0.1:1/0",
             "S3_ENDPOINT": f"http://u:{password}@[::1]:1",
         },
-        "no address": {"REDIS_URL": f"redis://:{password}/%@127.0.0.1:x/0", "S3_ENDPOINT": f"s3:{password}"},
+        "no address": {"REDIS_URL": f"redis://:{password}/%@127.0.0.1:x/0", "S3_ENDPOINT": "storage"},
     }[fault]
     for name, value in own.items():
         monkeypatch.setenv(f"PIXELMILL_{name}", value)
