@@ -316,7 +316,7 @@ def test_no_line_shows_a_secret(
         "wrong keys": {"S3_ACCESS_KEY": "the-access-key", "S3_SECRET_KEY": "the-secret-key"},
         "no broker": {
             "REDIS_URL": f"redis://me:{password}@127.0.0.1:1/0",
-            "S3_ENDPOINT": f"http://u:{password}@[::1]:1",
+            "S3_ENDPOINT": "http://u:of-the-proxy@[::1]:1",
         },
         "no address": {"REDIS_URL": f"redis://:{password}/%@127.0.0.1:x/0", "S3_ENDPOINT": "storage"},
     }[fault]
@@ -324,10 +324,26 @@ def test_no_line_shows_a_secret(
         monkeypatch.setenv(f"PIXELMILL_{name}", value)
     cli.main(["doctor"])
     printed = "".join(capsys.readouterr())
-    hidden = [password, "the-secret-key", "the-access-key", url.split(":")[2].split("@")[0]]
+    hidden = [password, "of-the-proxy", "the-secret-key", "the-access-key", url.split(":")[2].split("@")[0]]
     hidden += [settings.s3_secret_key.get_secret_value(), settings.s3_access_key.get_secret_value()]
     assert [secret for secret in hidden if secret in printed] == []
     assert printed.count("\n") > 3
+
+
+def test_an_error_of_others_that_quotes_secrets_is_shown_without_them(
+    doctor: Doctor, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, key = settings.redis_url.get_secret_value(), settings.s3_secret_key.get_secret_value()
+    password = url.split(":")[2].split("@")[0]
+
+    def quoting(_: Store) -> bool:
+        raise RuntimeError(f"no luck with {url}, {password} and {key}")
+
+    monkeypatch.setattr(Store, "has_bucket", quoting)
+    found = doctor()[1]["storage"]["found"]
+    assert found.startswith("no luck with redis://")
+    assert password not in found
+    assert key not in found
 
 
 # --- judgements ---
