@@ -67,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
         _command(commands, name, function, text).add_argument("name", metavar="RUN", type=_run_name)
     _dead_commands(_command(commands, "dead", _dead, "rows that killed their workers"))
     _json_option(_command(commands, "doctor", _doctor, "check broker, storage, models and workers"))
+    check = _command(commands, "verify", _verify, "hash a run's pictures anew and find what is missing or differs")
+    check.add_argument("name", metavar="RUN", type=_run_name)
+    _json_option(check)
+    again = _command(commands, "rebuild", _rebuild, "restore a run in the broker from the storage")
+    again.add_argument("name", metavar="RUN", nargs="?", type=_run_name)
+    again.add_argument("--all", action="store_true", help="every run that is not over and that the broker lost")
     remove = _command(commands, "rm", _rm, "delete a run and all its pictures")
     remove.add_argument("name", metavar="RUN", type=_run_name)
     remove.add_argument("--yes", action="store_true", help="do not ask")
@@ -272,6 +278,20 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from producer import doctor  # noqa: PLC0415
 
     return doctor.doctor(arguments.json)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from producer import verify  # noqa: PLC0415
+
+    return verify.verify(_session(), arguments.name, arguments.json)
+
+
+def _rebuild(arguments: argparse.Namespace) -> int:
+    from producer import rebuild  # noqa: PLC0415
+
+    if (arguments.name is None) != arguments.all:
+        raise UsageError("give the name of one run, or --all; `produce runs` lists the runs")
+    return rebuild.rebuild_all(_session()) if arguments.all else rebuild.rebuild(_session(), arguments.name)
 
 
 def _rm(arguments: argparse.Namespace) -> int:

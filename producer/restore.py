@@ -6,6 +6,10 @@ The storage is the truth: `shards.jsonl` says what there is to do, `results/` wh
 import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 from shared import keys, results
@@ -14,13 +18,47 @@ from shared.runs import Ledger
 from shared.shards import Shard, expand
 from shared.store import Store
 
+LANE = "bulk"
+Line = dict[str, Any]
 
-def open_run(ledger: Ledger, store: Store, about: dict[str, Any], look: bool = False) -> None:
-    """Fill the ledger with every row of a run that is not done yet, and let dispatch have it. `look`: pictures of rows
-    that are not done may be stored already."""
+
+@dataclass
+class Standing:
+    """What results/ says of a run: its closed rows as bitmaps over row numbers, 125 KB for a million."""
+
+    done: bytearray
+    failed: bytearray  # dead ones too
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("done", "failed", "dead", "images"), 0))
+    newest: dict[str, int] = field(default_factory=dict)  # shard as submitted -> its newest try that has results
+
+    def close(self, row: int, state: str, images: int) -> None:
+        _set(self.done if state == "done" else self.failed, row)
+        self.counts[state] += 1
+        self.counts["images"] += images
+
+    def is_open(self, row: int) -> bool:
+        return not (_bit(self.done, row) or _bit(self.failed, row))
+
+
+def open_run(
+    ledger: Ledger,
+    store: Store,
+    about: dict[str, Any],
+    look: bool = False,
+    again: bool = True,
+    keep_lock: Callable[[], object] = lambda: None,
+) -> dict[str, int]:
+    """Fill the ledger with every row of a run that is to do, and let dispatch have it; the run's counters.
+
+    `look`: pictures of such rows may be stored already. `again`: rows that failed are to do, else they stay failed.
+    """
     run = about["run"]
-    done, images = done_rows(store, run, about["rows_read"])
-    shards = open_shards(store, run, lambda row: not _bit(done, row))
+    standing = read_results(store, run, about["rows_read"], keep_lock)
+    counts = standing.counts
+    if again:
+        standing.failed = bytearray(len(standing.failed))
+        counts = counts | {"failed": 0, "dead": 0}
+    shards = _shards(store, run, standing.is_open, standing.newest)
     if look:
         shards = (replace(shard, look=True) for shard in shards)
     done_count = sum(byte.bit_count() for byte in done)
@@ -32,6 +70,10 @@ def open_run(ledger: Ledger, store: Store, about: dict[str, Any], look: bool = F
         "images": images,
     }
     ledger.create(run, about.get("lane", BULK), facts, bytes(done), shards)
+    closed = counts["done"] + counts["failed"] + counts["dead"]
+    facts = {"rows": about["rows_read"], "skipped": about["rows_skipped"], "open": about["rows"] - closed, **counts}
+    ledger.create(run, LANE, facts, bytes(standing.done), shards, bytes(standing.failed))
+    return facts
 
 
 def retry(ledger: Ledger, store: Store, about: dict[str, Any]) -> int:
@@ -52,31 +94,54 @@ def retry_rows(ledger: Ledger, store: Store, run: str, rows: Collection[int], de
     return len(chosen)
 
 
-def done_rows(store: Store, run: str, last_row: int) -> tuple[bytearray, int]:
-    """The bitmap of rows that are done, and how many images they have."""
-    states: dict[int, str] = {}
-    done, images = bytearray(last_row // 8 + 1), 0
-    for entry in store.list(keys.results(run)):
-        states.clear()
-        lines = [json.loads(raw) for raw in store.lines(entry.key)]
-        for line in lines:
-            if states.get(line["row"], "done") == "done":
-                states[line["row"]] = line["state"]
-        for line in lines:
-            if states[line["row"]] == "done":
-                done[line["row"] // 8] |= 0x80 >> line["row"] % 8
-                images += 1
-    return done, images
+def read_results(store: Store, run: str, last_row: int, keep_lock: Callable[[], object] = lambda: None) -> Standing:
+    """How every row ended that has ended. A row's tries lie in results of one shard as submitted, listed together."""
+    size = last_row // 8 + 1
+    standing = Standing(bytearray(size), bytearray(size))
+    for base, names in groupby(_written(store, run), results.base):
+        tries = []
+        for name in names:
+            keep_lock()
+            tries.append((results.generation(name), [json.loads(raw) for raw in store.lines(keys.results(run, name))]))
+        standing.newest[base] = max(number for number, _ in tries)
+        for row, (state, images) in ends(tries).items():
+            standing.close(row, state, images)
+    return standing
+
+
+def ends(tries: Iterable[tuple[int, list[Line]]]) -> dict[int, tuple[str, int]]:
+    """(state, images) of each row by its results, (generation, lines) each: a row that was ever done is done, and stays
+    it; of the others, the last try counts."""
+    best: dict[int, tuple[bool, int]] = {}
+    found: dict[int, tuple[str, int]] = {}
+    for generation, lines in tries:
+        bad = {line["row"]: line["state"] for line in lines if line["state"] != "done"}
+        images = Counter(line["row"] for line in lines if line["row"] not in bad)
+        for row in dict.fromkeys(line["row"] for line in lines):
+            rank = (row not in bad, generation)
+            if rank >= best.get(row, rank):
+                best[row], found[row] = rank, (bad.get(row, "done"), images[row])
+    return found
 
 
 def open_shards(store: Store, run: str, is_open: Callable[[int], bool], least: int = 1) -> Iterator[Shard]:
     """The shards that cover the open rows. A shard that has results already goes out under a new generation: the first
     that neither has results nor is below `least`, because those may still be out."""
-    prefix = keys.results(run)
-    written = [entry.key.removeprefix(prefix).removesuffix(".jsonl") for entry in store.list(prefix)]
     newest: dict[str, int] = {}
-    for name in written:
+    for name in _written(store, run):
         newest[results.base(name)] = max(newest.get(results.base(name), 0), results.generation(name))
+    return _shards(store, run, is_open, newest, least)
+
+
+def _written(store: Store, run: str) -> Iterator[str]:
+    """The names of the shards that have results."""
+    prefix = keys.results(run)
+    return (entry.key.removeprefix(prefix).removesuffix(".jsonl") for entry in store.list(prefix))
+
+
+def _shards(
+    store: Store, run: str, is_open: Callable[[int], bool], newest: dict[str, int], least: int = 1
+) -> Iterator[Shard]:
     for raw in store.lines(keys.shards(run)):
         line = json.loads(raw)
         rows = expand(line.pop("rows"))
@@ -94,3 +159,7 @@ def _next_try(shard: Shard, rows: list[int], todo: tuple[int, ...], newest: int 
 
 def _bit(bits: bytearray, row: int) -> int:
     return bits[row // 8] & (0x80 >> row % 8)
+
+
+def _set(bits: bytearray, row: int) -> None:
+    bits[row // 8] |= 0x80 >> row % 8

@@ -19,14 +19,20 @@ class Ledger(Broker):
 
     # --- runs ---
 
-    def create(self, run: str, lane: str, facts: dict[str, int], done: bytes, shards: Iterable[Shard]) -> None:
+    def create(
+        self, run: str, lane: str, facts: dict[str, int], done: bytes, shards: Iterable[Shard], failed: bytes = b""
+    ) -> None:
         """Open a run. Its state is `opening` until every shard is in, so that nobody starts a half-made run.
 
-        `facts` are counters; `done` is the bitmap of rows that are done already.
+        `facts` are counters; `done` and `failed` are the bitmaps of rows that are closed already.
         """
         self.forget(run)
         self._pipe(
-            [("hset", keys.run(run), {"state": "opening", "lane": lane, **facts}), ("set", keys.done(run), done)]
+            [
+                ("hset", keys.run(run), {"state": "opening", "lane": lane, **facts}),
+                ("set", keys.done(run), done),
+                ("set", keys.failed(run), failed),
+            ]
         )
         models: dict[str, None] = {}
         batch: list[tuple[Any, ...]] = []
