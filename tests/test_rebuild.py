@@ -102,7 +102,7 @@ def test_rows_that_failed_died_or_were_skipped_stay_so_and_all_counters_are_what
         rebuild.rebuild(session, run)
         assert counters(fleet, run) == before
         assert fleet.ledger.failed_rows(run) == failed == [2, 4]
-        fleet.finish(run)
+        fleet.finish(run, timeout_s=120)
         assert fleet.lines(run) == manifest
         assert fleet.drawn.read_text() == drawn
         assert fleet.submit(text, skip_bad=True).again == 2  # a join sends them out again, as before the loss
@@ -124,10 +124,10 @@ def test_a_join_after_the_loss_sends_failed_rows_out_again(fleet: Fleet) -> None
     text = file_of("good", "fail", "fine")
     with fleet.worker():
         run = fleet.submit(text).run
-        fleet.finish(run)
+        fleet.finish(run, timeout_s=120)
         fleet.ledger.redis.flushdb()
         assert fleet.submit(text).joined
-        fleet.finish(run)
+        fleet.finish(run, timeout_s=120)
     assert [line["row"] for line in results_of(fleet, run)].count(2) == 2
 
 
@@ -136,7 +136,7 @@ def test_an_old_state_of_the_broker_is_overwritten_by_what_the_storage_says(flee
     run = fleet.submit(text).run
     old = {key: fleet.ledger.redis.dump(key) for key in raw_keys(fleet)}
     with fleet.worker() as worker:
-        fleet.finish(run)
+        fleet.finish(run, timeout_s=120)
         before = counters(fleet, run)
         worker.kill()
     fleet.ledger.redis.flushdb()
@@ -152,7 +152,7 @@ def test_all_means_runs_that_the_broker_lost_and_that_are_not_over(
 ) -> None:
     with fleet.worker():
         fleet.submit(file_of("one"), run="ended")
-        fleet.finish("ended")
+        fleet.finish("ended", timeout_s=120)
     for run in ("lost", "lost-too", "known"):
         fleet.submit(file_of("one", run), run=run)
     for run in ("ended", "lost", "lost-too"):
@@ -176,7 +176,7 @@ def test_results_that_appear_while_the_ledger_is_made_count_once(
     """A worker that is just about to commit writes its results between two looks at the storage."""
     with fleet.worker():
         run = fleet.submit(file_of("one", "two")).run
-        fleet.finish(run)
+        fleet.finish(run, timeout_s=120)
         body = fleet.store.get(keys.results(run, "000000")) or b""
         fleet.store.delete(keys.results(run, "000000"))
         fleet.drawn.unlink()
@@ -188,7 +188,7 @@ def test_results_that_appear_while_the_ledger_is_made_count_once(
 
         monkeypatch.setattr(fleet.ledger, "create", late)
         rebuild.rebuild(session, run)
-        assert fleet.finish(run)["done"] == 2
+        assert fleet.finish(run, timeout_s=120)["done"] == 2
     assert [entry.key for entry in fleet.store.list(keys.results(run))] == [keys.results(run, "000000")]
     assert not fleet.drawn.exists()  # whoever claimed the shard found its results
 

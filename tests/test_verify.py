@@ -45,7 +45,7 @@ def whole(fleet: Fleet) -> str:
 def make_whole(fleet: Fleet) -> None:
     with fleet.worker():
         fleet.submit(ROWS, run="whole", skip_bad=True)
-        fleet.finish("whole")
+        fleet.finish("whole", timeout_s=120)
 
 
 def png() -> bytes:
@@ -166,7 +166,7 @@ def test_a_manifest_that_is_gone_is_a_fault_that_rebuild_mends(
     assert (code, found["faults"], found["objects"]) == (1, {"missing": 1}, 4)
     rebuild.rebuild(session, whole)
     wait_for(lambda: fleet.lines(whole) == before, "the manifest")
-    fleet.finish(whole)
+    fleet.finish(whole, timeout_s=120)
     assert look(session, whole, capsys)[0] == 0
 
 
@@ -201,7 +201,7 @@ def test_rows_that_failed_and_went_out_again_have_one_result_that_counts(
     make_whole(fleet)
     with fleet.worker():
         assert fleet.submit(ROWS, run=whole, skip_bad=True).again == 1
-        fleet.finish(whole)
+        fleet.finish(whole, timeout_s=120)
     assert len(list(fleet.store.list(keys.results(whole)))) > 1
     assert look(session, whole, capsys)[1]["faults"] == {}
     fleet.store.delete(keys.inside(whole, "summary.json"))  # from here on by its results, of two tries
