@@ -1,7 +1,7 @@
 # `make demo` on a fresh machine needs Python 3.11+, make and git; the rest comes into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench lock down clean
+.PHONY: help install demo test faults soak lint bench lock down clean
 
 PYTHONS := python3.13 python3.12 python3.11 python3
 STAMP := .venv/.installed
@@ -39,6 +39,14 @@ demo: $(STAMP)  ## Make 24 pictures with the demo model; without a terminal, sto
 
 test: $(STAMP)  ## Run all tests, against a real broker and a real storage
 	.venv/bin/python -m pytest
+
+faults: $(STAMP)  ## Break everything once, and print what it cost
+	.venv/bin/python -m pytest tests/faults -m faults
+
+MINUTES := 60
+SEED := 1
+soak: $(STAMP)  ## Break things at random under load: make soak MINUTES=60 SEED=1
+	PYTHONPATH=tests/support .venv/bin/python tests/faults/soak.py $(MINUTES) $(SEED)
 
 lint: $(STAMP)  ## Check style, types and who imports whom
 	.venv/bin/python -m ruff check .

@@ -1,9 +1,12 @@
 """A model that costs nothing: it draws a gradient from the seed. For tests of everything around a model.
 
 What a prompt may ask for, to stage faults: `kill` ends the process, `fail` raises, `nan` and `black` spoil the picture,
-`memory` fails in any batch above one image, `slow` takes a second.
+`memory` fails in any batch above one image, `slow` takes a second; `segfault`, `leave` and `sys-exit` end the process
+in other ways, `shortage` is Python's own MemoryError, `hang` never returns, `broken` is a device that answers no more,
+until the process ends.
 """
 
+import ctypes
 import os
 import signal
 import time
@@ -27,8 +30,42 @@ def load(entry, device):
     return Loaded(entry.name, entry.identity, torch.device("cpu"), None, 1)
 
 
+def leave_by_exit():
+    raise SystemExit(1)
+
+
+def run_short():
+    raise MemoryError("no memory is left")
+
+
+def hang():
+    while True:
+        time.sleep(1)
+
+
+def break_device():
+    """Once per test; then a new process finds the device usable."""
+    mark = os.environ["NULL_MODEL_DRAWN"] + ".broken"
+    if not os.path.exists(mark):
+        with open(mark, "w"):
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+ENDS = {
+    "segfault": lambda: ctypes.string_at(0),
+    "leave": lambda: os._exit(3),
+    "sys-exit": leave_by_exit,
+    "shortage": run_short,
+    "hang": hang,
+    "broken": break_device,
+}
+
+
 def draw(items, model, on_step):
     prompts = [item.row.job.prompt for item in items]
+    for word, end in ENDS.items():
+        if any(word in prompt for prompt in prompts):
+            end()
     if any("kill" in prompt for prompt in prompts):
         os.kill(os.getpid(), signal.SIGKILL)
     if any("fail" in prompt for prompt in prompts):

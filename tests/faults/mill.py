@@ -1,0 +1,125 @@
+"""A fleet for faults: its chores outlive a broker or a storage that is away, and it counts what a fault costs."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from fleet import Fleet, WorkerProcess
+
+from shared import dispatch, finish
+from shared.errors import PixelmillError, Unreachable
+from shared.settings import Settings
+
+SETTINGS = {"LEASE_S": 2, "HEARTBEAT_S": 0.5, "REDELIVER_S": 1, "THREADS": 1}
+Held = dict[tuple[str, str], int]  # (run, shard) -> token
+
+
+class Mill(Fleet):
+    """Like a supervisor, it announces its workers even while dispatch fails, and tries everything again."""
+
+    def __init__(self, settings: Settings, folder: Path):
+        self.kills = 0  # faults after which a model call may run again
+        self.recoveries_s: list[float] = []
+        self.runs: list[str] = []
+        self.rows = 0
+        self._watches: list[threading.Thread] = []
+        super().__init__(settings, folder)
+
+    def begin(self, name: str, count: int, word: str = "slow", planted: dict[int, str] | None = None) -> str:
+        """Submit a run of that many rows, each of its own prompt; `planted`: words of rows that differ."""
+        words = {row: word for row in range(1, count + 1)} | (planted or {})
+        text = "prompt\n" + "".join(f"{words[row]} {row} of file {len(self.runs)}\n" for row in range(1, count + 1))
+        self.rows += count
+        self.runs.append(self.submit(text, name=f"{name}.csv", run=name).run)
+        return name
+
+    @contextmanager
+    def fault(self, kills: int = 1) -> Iterator[None]:
+        """Around what breaks something: from its beginning, the time until each shard that ran is claimed again."""
+        held, begin = self.held(), time.monotonic()
+        yield
+        self.kills += kills
+        watch = threading.Thread(target=self._watch, args=(held, begin), daemon=True)
+        watch.start()
+        self._watches.append(watch)
+
+    def held(self) -> Held:
+        """The shards that run now."""
+        found: Held = {}
+        for key in self.ledger._scan("shard:*"):
+            _, run, name = key.split(":", 2)
+            shard = self.ledger.shard(run, name)
+            if shard and shard.state == "running":
+                found[run, name] = shard.token
+        return found
+
+    def recovered(self) -> list[float]:
+        """Seconds from each fault to the next claim of each shard that it hit; waits for the last."""
+        for watch in self._watches:
+            watch.join(60)
+        return sorted(self.recoveries_s)
+
+    def _watch(self, held: Held, begin: float) -> None:
+        while held and not self._stop.is_set():
+            with suppress(PixelmillError):
+                for (run, name), token in list(held.items()):
+                    if self._is_claimed_again(run, name, token):
+                        self.recoveries_s.append(time.monotonic() - begin)
+                        del held[run, name]
+            time.sleep(0.02)
+
+    def _is_claimed_again(self, run: str, name: str, token: int) -> bool:
+        """By its name or as one row of it; a shard of which nothing is left was committed meanwhile."""
+        keys = self.ledger._scan(f"shard:{run}:{name}*")
+        shards = [self.ledger.shard(run, key.split(":", 2)[2]) for key in keys]
+        known = [shard for shard in shards if shard]
+        return not known or any(shard.token > token and shard.state == "running" for shard in known)
+
+    def close(self) -> None:
+        super().close()
+        for watch in self._watches:
+            watch.join()
+
+    def _do_chores(self) -> None:
+        while not self._stop.wait(0.1):
+            for chore in (self._announce, self._finish, self._dispatch):
+                with suppress(Unreachable):
+                    chore()
+
+    def _announce(self) -> None:
+        for name in list(self._workers):
+            self.ledger.announce(name, {"device": "cpu", "models": list(self.catalog.models)})
+
+    def _finish(self) -> None:
+        finish.tick(self.ledger, self.store)
+
+    def _dispatch(self) -> None:
+        dispatch.tick(self.ledger, self.store, self.app)
+
+
+@dataclass
+class Chance:
+    """Moments and choices that a seed repeats."""
+
+    seed: int
+    _random: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+
+    def pause(self, most_s: float) -> None:
+        time.sleep(self._random.uniform(0, most_s))
+
+
+def pool_process(worker: WorkerProcess) -> psutil.Process | None:
+    """The process that runs a worker's tasks: the one of its children that holds torch."""
+    with suppress(psutil.Error):
+        children = psutil.Process(worker.process.pid).children()
+        big = [child for child in children if child.memory_info().rss > 150 << 20]
+        return big[0] if big else None
+    return None

@@ -1,0 +1,128 @@
+"""Workers that die, in every way and at every moment: nothing is lost, and what is drawn again is counted."""
+
+import os
+import signal
+
+import oracle
+import psutil
+import pytest
+from fleet import WorkerProcess, wait_for
+from mill import Chance, Mill, pool_process
+
+ROUNDS = 25
+DYING = "tests.faults.dying_app:app"
+
+
+def await_rows(mill: Mill, run: str) -> None:
+    """Until a model call runs."""
+    wait_for(lambda: any(shard_runs(mill, run)), "a model call")
+
+
+def shard_runs(mill: Mill, run: str) -> list[tuple[int, ...]]:
+    return [shard.running_rows for key in mill.held() if key[0] == run and (shard := mill.ledger.shard(*key))]
+
+
+@pytest.mark.timeout(900)
+def test_a_worker_that_is_killed_at_a_random_moment(mill: Mill) -> None:
+    chance = Chance(1)
+    with mill.worker() as worker:
+        for number in range(ROUNDS):
+            run = mill.begin(f"killed-{number}", 16)
+            await_rows(mill, run)
+            chance.pause(0.4)
+            with mill.fault():
+                worker.kill()
+            worker.start()
+            oracle.check(mill, run, 16)
+
+
+@pytest.mark.timeout(900)
+def test_a_pool_process_that_is_killed_at_a_random_moment(mill: Mill) -> None:
+    chance = Chance(2)
+    with mill.worker() as worker:
+        for number in range(ROUNDS):
+            run = mill.begin(f"child-{number}", 16)
+            await_rows(mill, run)
+            chance.pause(0.4)
+            with mill.fault():
+                child(worker).kill()
+            oracle.check(mill, run, 16)
+            assert worker.process.poll() is None
+
+
+def child(worker: WorkerProcess) -> psutil.Process:
+    wait_for(lambda: pool_process(worker), "the pool process")
+    found = pool_process(worker)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("word", ["kill", "segfault", "leave", "sys-exit"])
+def test_a_row_among_a_hundred_that_ends_its_worker_by(mill: Mill, word: str) -> None:
+    with mill.worker() as worker:
+        run = mill.begin(f"poison-{word}", 100, "picture", {50: word})
+        oracle.check(mill, run, 100, dead={50})
+        assert worker.process.poll() is None
+    mill.kills = 3
+
+
+def test_python_s_own_memory_error_fails_its_row_alone(mill: Mill) -> None:
+    with mill.worker():
+        run = mill.begin("shortage", 16, "picture", {5: "shortage"})
+        oracle.check(mill, run, 16, failed={5})
+
+
+def test_a_device_without_memory_for_a_batch_gets_smaller_ones(mill: Mill) -> None:
+    with mill.worker():
+        run = mill.begin("memory", 24, "picture", {9: "memory"})
+        oracle.check(mill, run, 24)
+
+
+def test_a_message_that_dies_with_the_worker_that_took_it(mill: Mill) -> None:
+    with mill.worker() as worker:
+        oracle.check(mill, mill.begin("first", 1, "picture"), 1)  # it waits for messages
+        os.killpg(worker.process.pid, signal.SIGSTOP)
+        run = mill.begin("hole", 8, "picture")
+        wait_for(lambda: mill.ledger.queued("bulk") == 0, "the message to be taken")
+        with mill.fault(kills=0):
+            worker.kill()
+        worker.start()
+        oracle.check(mill, run, 8)
+
+
+@pytest.mark.parametrize(
+    ("point", "again"), [("pictures stored", 0), ("results stored", 0), ("committed", 0)], ids=lambda value: str(value)
+)
+def test_a_worker_that_dies_with(mill: Mill, monkeypatch: pytest.MonkeyPatch, point: str, again: int) -> None:
+    monkeypatch.setenv("DYING_AT", point)
+    with mill.worker(app=DYING) as worker:
+        run = mill.begin("dies", 16, "picture")
+        worker.process.wait(60)
+        with mill.fault():
+            worker.start()
+        oracle.check(mill, run, 16)
+    assert sum(oracle.drawn_again(mill).values()) == again
+
+
+def test_leases_that_end_while_their_shards_run(mill: Mill, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYING_AT", "no heartbeat")
+    with mill.worker(app=DYING):
+        monkeypatch.delenv("DYING_AT")
+        run = mill.begin("heartless", 200)
+        await_rows(mill, run)
+        with mill.worker(1), mill.fault():
+            oracle.check(mill, run, 200)
+
+
+@pytest.mark.timeout(600)
+def test_a_worker_that_was_asleep_and_wakes_beside_the_one_that_took_over(mill: Mill) -> None:
+    with mill.worker() as sleeper:
+        for number in range(3):
+            run = mill.begin(f"asleep-{number}", 64)
+            await_rows(mill, run)
+            os.killpg(sleeper.process.pid, signal.SIGSTOP)
+            with mill.worker(1), mill.fault():
+                (held,) = mill.held().items()
+                wait_for(lambda: mill.held().get(held[0], held[1]) > held[1], "another claim")  # noqa: B023
+                os.killpg(sleeper.process.pid, signal.SIGCONT)
+                oracle.check(mill, run, 64)
