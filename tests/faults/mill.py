@@ -32,7 +32,7 @@ class Mill(Fleet):
 
     def begin(self, name: str, count: int, word: str = "slow", planted: dict[int, str] | None = None) -> str:
         """Submit a run of that many rows, each of its own prompt; `planted`: words of rows that differ."""
-        words = {row: word for row in range(1, count + 1)} | (planted or {})
+        words = dict.fromkeys(range(1, count + 1), word) | (planted or {})
         text = "prompt\n" + "".join(f"{words[row]} {row} of file {len(self.runs)}\n" for row in range(1, count + 1))
         self.rows += count
         self.runs.append(self.submit(text, name=f"{name}.csv", run=name).run)

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import oracle
 import pytest
-import redis
 from fleet import wait_for
-from mill import Mill, pool_process
+from mill import Mill
 from own_broker import OwnBroker
 
 from producer import services

@@ -3,7 +3,7 @@
 import http.client
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ class FaultyS3:
         self.fault = "none"
         self.every = 1
         self.hits = 0
-        self.on_request: Callable[[str, str], None] = lambda method, path: None
+
         self._seen = 0
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -65,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         # The headers stay as they are, `Host` included: the signature covers them.
         body = self._body()
         fault = self.way.next_fault()
-        self.way.on_request(self.command, self.path)
+
         if fault in ("500", "503"):
             return self._answer(int(fault), [], _error("SlowDown" if fault == "503" else "InternalError"))
         if fault == "slow":
