@@ -68,12 +68,12 @@ class Mill(Fleet):
         while held and not self._stop.is_set():
             with suppress(PixelmillError):
                 for (run, name), token in list(held.items()):
-                    if self._is_claimed_again(run, name, token):
+                    if self.is_claimed_again(run, name, token):
                         self.recoveries_s.append(time.monotonic() - begin)
                         del held[run, name]
             time.sleep(0.02)
 
-    def _is_claimed_again(self, run: str, name: str, token: int) -> bool:
+    def is_claimed_again(self, run: str, name: str, token: int) -> bool:
         """By its name or as one row of it; a shard of which nothing is left was committed meanwhile."""
         keys = self.ledger._scan(f"shard:{run}:{name}*")
         shards = [self.ledger.shard(run, key.split(":", 2)[2]) for key in keys]

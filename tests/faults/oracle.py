@@ -14,7 +14,7 @@ LONGEST_LOCK_S = 15.0  # a worker that is killed in dispatch holds its lock for 
 
 
 def check(mill: Mill, run: str, count: int, dead: Collection[int] = (), failed: Collection[int] = ()) -> None:
-    """Each row has one object of the manifest's hash, or one record of its death, or a reason; nothing else lies there."""
+    """Each row has one object of the manifest's hash, or a record of its death, or a reason; nothing else is there."""
     counts = mill.finish(run, timeout_s=240)
     lines = {line["row"]: line for line in map(json.loads, mill.lines(run))}
     assert sorted(lines) == list(range(1, count + 1)), f"rows of {run}"
