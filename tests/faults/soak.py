@@ -1,4 +1,4 @@
-"""Runs under load while things break at random: `soak.py MINUTES SEED`. The same seed breaks the same things in turn."""
+"""Runs under load while things break at random: `soak.py MINUTES SEED`. A seed repeats the order of faults."""
 
 import os
 import random
@@ -26,7 +26,6 @@ from shared.errors import PixelmillError
 WORKERS = 2
 OPEN_RUNS = 3  # under load: so many runs are never done
 BATCH_IMAGES = 8  # what one kill may have drawn in vain is one model call and what waits to be stored
-LONGEST_STALL_S = 60.0
 
 
 class Soak:
@@ -192,9 +191,8 @@ def verdict(soak: Soak) -> int:
     per_kill = sum(again.values()) / max(1, mill.kills)
     print(f"runs {len(soak.planted)}, rows {rows}, faults {len(soak.log)}, kills {mill.kills}")
     print(f"lost {lost}, duplicate commits {counted + lost - rows}, dead rows that were not planted {not_planted}")
-    print(
-        f"rows drawn again {sum(again.values())}: {per_kill:.2f} per kill, one row at most {max(again.values(), default=0)}"
-    )
+    most = max(again.values(), default=0)
+    print(f"rows drawn again {sum(again.values())}: {per_kill:.2f} per kill, one row at most {most}")
     print(f"recovery p50 {p50:.1f} s, p99 {p99:.1f} s; longest stall {soak.stall_s:.1f} s")
     if per_kill > BATCH_IMAGES:
         bad.append(f"{per_kill:.2f} rows drawn again per kill; expected at most {BATCH_IMAGES}")

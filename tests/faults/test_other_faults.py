@@ -1,4 +1,4 @@
-"""Producers that die, clocks that are wrong, devices that break, calls that hang, and workers that are asked to stop."""
+"""Producers that die, wrong clocks, devices that break, calls that hang, and workers that are asked to stop."""
 
 import os
 import random
