@@ -43,6 +43,8 @@ def _alone(session: Session, about: dict[str, Any], only_unknown: bool) -> bool:
         counts = restore.open_run(
             session.ledger, session.store, about, look=True, again=False, keep_lock=lock.reacquire
         )
+        if _was_canceled(session, run):
+            session.ledger.cancel(run)
     print(_text(run, counts))
     return True
 
@@ -62,6 +64,11 @@ def _description(session: Session, run: str) -> dict[str, Any] | None:
 def _is_known(session: Session, run: str) -> bool:
     """Whether dispatch works on it or has done so; `opening` is what an interrupted submit or rebuild leaves."""
     return session.ledger.facts(run).get("state", "opening") != "opening"
+
+
+def _was_canceled(session: Session, run: str) -> bool:
+    body = session.store.get(keys.inside(run, "summary.json"))
+    return bool(body and json.loads(body)["counts"].get("canceled"))
 
 
 def _is_over(session: Session, run: str) -> bool:

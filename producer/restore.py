@@ -4,10 +4,8 @@ The storage is the truth: `shards.jsonl` says what there is to do, `results/` wh
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -18,7 +16,6 @@ from shared.runs import Ledger
 from shared.shards import Shard, expand
 from shared.store import Store
 
-LANE = "bulk"
 Line = dict[str, Any]
 
 
@@ -61,18 +58,9 @@ def open_run(
     shards = _shards(store, run, standing.is_open, standing.newest)
     if look:
         shards = (replace(shard, look=True) for shard in shards)
-    done_count = sum(byte.bit_count() for byte in done)
-    facts = {
-        "rows": about["rows_read"],
-        "skipped": about["rows_skipped"],
-        "done": done_count,
-        "open": about["rows"] - done_count,
-        "images": images,
-    }
-    ledger.create(run, about.get("lane", BULK), facts, bytes(done), shards)
     closed = counts["done"] + counts["failed"] + counts["dead"]
     facts = {"rows": about["rows_read"], "skipped": about["rows_skipped"], "open": about["rows"] - closed, **counts}
-    ledger.create(run, LANE, facts, bytes(standing.done), shards, bytes(standing.failed))
+    ledger.create(run, about.get("lane", BULK), facts, bytes(standing.done), shards, bytes(standing.failed))
     return facts
 
 
@@ -111,7 +99,7 @@ def read_results(store: Store, run: str, last_row: int, keep_lock: Callable[[], 
 
 def ends(tries: Iterable[tuple[int, list[Line]]]) -> dict[int, tuple[str, int]]:
     """(state, images) of each row by its results, (generation, lines) each: a row that was ever done is done, and stays
-    it; of the others, the last try counts."""
+    it; of the others, the last try counts. What was canceled in its last try has not ended."""
     best: dict[int, tuple[bool, int]] = {}
     found: dict[int, tuple[str, int]] = {}
     for generation, lines in tries:
@@ -121,7 +109,7 @@ def ends(tries: Iterable[tuple[int, list[Line]]]) -> dict[int, tuple[str, int]]:
             rank = (row not in bad, generation)
             if rank >= best.get(row, rank):
                 best[row], found[row] = rank, (bad.get(row, "done"), images[row])
-    return found
+    return {row: end for row, end in found.items() if end[0] != "canceled"}
 
 
 def open_shards(store: Store, run: str, is_open: Callable[[int], bool], least: int = 1) -> Iterator[Shard]:
