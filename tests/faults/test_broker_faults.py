@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import pickle
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from fleet import wait_for
 from mill import Mill
 from own_broker import OwnBroker
 
-from producer import services
 from shared import queue
 from shared.errors import Unreachable
 
@@ -99,7 +97,6 @@ def test_a_power_cut_that_takes_the_end_of_the_broker_s_log(broker: OwnBroker, m
         with mill.fault():
             broker.stop()
             broker.cut(size_bytes)
-            mend(broker.folder)
             broker.start()
             produced_again(mill, 128)
         oracle.check(mill, run, 128)
@@ -109,15 +106,6 @@ def produced_again(mill: Mill, count: int) -> None:
     """What a user does after a power cut: the same command once more."""
     mill.submit((mill.folder / "cut.csv").read_text(), name="cut.csv", run="cut")
     assert count
-
-
-def mend(folder: Path) -> None:
-    """As the manual of the broker says: redis-check-aof --fix."""
-    tool = folder / "valkey-check-aof"
-    tool.symlink_to(services._valkey_binary())
-    manifest = next((folder / "appendonlydir").glob("*.manifest"))
-    command = [str(tool), "--fix", str(manifest)]
-    subprocess.run(command, input=b"y\n", stdout=subprocess.DEVNULL, check=True)
 
 
 class Bomb:
