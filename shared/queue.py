@@ -62,6 +62,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_default_queue": BULK,
         "task_create_missing_queues": False,
         "worker_send_task_events": True,
+        # Whoever can publish in the broker could stop workers; supervisor and drain file do that here.
+        "worker_enable_remote_control": False,
         "task_send_sent_event": False,
     }
 

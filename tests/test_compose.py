@@ -54,7 +54,8 @@ def test_ports_are_published_on_the_loopback_only(service: dict[str, Any]) -> No
 def test_volumes_are_named_or_chosen_by_the_user(service: dict[str, Any]) -> None:
     for volume in service.get("volumes", []):
         source = VARIABLE.sub("chosen", volume).split(":")[0]
-        assert source == "chosen" or source in COMPOSE["volumes"]
+        own = source.startswith("./deploy/") and volume.endswith(":ro") and (REPOSITORY / source).is_file()
+        assert source == "chosen" or source in COMPOSE["volumes"] or own
 
 
 def test_services_wait_for_services_that_exist_and_for_the_right_state(service: dict[str, Any]) -> None:
@@ -83,7 +84,8 @@ def test_every_variable_is_in_the_example_and_the_example_has_no_other() -> None
 
 
 def test_secrets_have_no_default_anywhere() -> None:
-    secrets = {"REDIS_PASSWORD", "PIXELMILL_S3_ACCESS_KEY", "PIXELMILL_S3_SECRET_KEY", "FLOWER_PASSWORD"}
+    secrets = {f"REDIS_{user}PASSWORD" for user in ("", "PRODUCER_", "WORKER_", "MONITOR_")}
+    secrets |= {"PIXELMILL_S3_ACCESS_KEY", "PIXELMILL_S3_SECRET_KEY", "FLOWER_PASSWORD"}
     used = [(name, rest) for name, rest in VARIABLE.findall(TEXT) if name in secrets]
     assert {name for name, _ in used} == secrets
     assert {rest for _, rest in used} == {":?set in .env"}
@@ -103,9 +105,17 @@ def test_each_gpu_service_reserves_one_gpu_of_its_own() -> None:
 
 def test_redis_keeps_a_log_evicts_nothing_and_hides_its_password() -> None:
     script = SERVICES["redis"]["command"][-1]
-    lines = {"requirepass $$REDIS_PASSWORD", "appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"}
+    lines = {"$$users", "appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"}
     assert lines <= set(script.splitlines())
-    assert script.splitlines()[0].endswith("redis-server - <<EOF")
+    assert "exec docker-entrypoint.sh redis-server - <<EOF" in script.splitlines()
+
+
+def test_each_service_has_its_own_user_of_redis_and_flower_no_keys_of_the_storage() -> None:
+    users = {"producer": "producer", "flower": "monitor"} | {name: "worker" for name in SERVICES if "worker-" in name}
+    for name, user in users.items():
+        url = f"redis://{user}:${{REDIS_{user.upper()}_PASSWORD:?set in .env}}@redis:6379/0"
+        assert SERVICES[name]["environment"]["PIXELMILL_REDIS_URL"] == url
+    assert "PIXELMILL_S3_SECRET_KEY" not in SERVICES["flower"]["environment"]
 
 
 def test_flower_asks_for_a_password_and_only_reads() -> None:
