@@ -1,5 +1,6 @@
 """The connection to Redis: calls, scripts, locks and the clock, with Unreachable for whatever goes wrong on the way."""
 
+import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -12,6 +13,11 @@ from redis.retry import Retry
 from shared import scripts
 from shared.errors import Unreachable, UsageError
 from shared.settings import Settings
+
+WRONG_CERTIFICATE = (
+    "expected a certificate of this host, signed by an authority in the file that PIXELMILL_REDIS_CA names, or by one "
+    "that the system knows if it names none"
+)
 
 
 class Broker:
@@ -27,6 +33,7 @@ class Broker:
                 socket_timeout=30,
                 health_check_interval=25,
                 retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
+                **tls(settings),
             )
         except ValueError:  # its text may hold a part of the password
             expected = "expected redis://[user:password@]host:port/number; a special character of a password as %XX"
@@ -40,13 +47,13 @@ class Broker:
         try:
             taken = lock.acquire(blocking=wait_s > 0)
         except RedisError as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
         try:
             yield lock if taken else None
         except LockError as error:
             raise Unreachable(f"the lock on {name} ran out before the work was done; start again") from error
         except RedisError as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
         finally:
             if taken:
                 _let_go(lock)
@@ -60,13 +67,13 @@ class Broker:
         try:
             return list(self.redis.scan_iter(match=pattern, count=5000))
         except RedisError as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
 
     def _call(self, command: str, *arguments: Any, **options: Any) -> Any:
         try:
             return getattr(self.redis, command)(*arguments, **options)
         except RedisError as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
 
     def _pipe(self, commands: Iterable[tuple[Any, ...]], transaction: bool = False) -> None:
         pipe = self.redis.pipeline(transaction)
@@ -78,7 +85,7 @@ class Broker:
         try:
             pipe.execute()
         except RedisError as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
 
     def _script(self, name: str, names: list[str], arguments: list[Any]) -> Any:
         if name not in self._scripts:
@@ -86,14 +93,24 @@ class Broker:
         try:
             return self._scripts[name](keys=names, args=arguments)
         except RedisError as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
+
+
+def tls(settings: Settings) -> dict[str, Any]:
+    """How to check who answers at a rediss:// address, in the words of redis-py; Celery passes them on to it."""
+    if not settings.redis_tls:
+        return {}
+    ca = {"ssl_ca_certs": str(settings.redis_ca)} if settings.redis_ca else {}
+    return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, **ca}
 
 
 def ms(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def _unreachable(error: RedisError) -> Unreachable:
+def unreachable(error: Exception) -> Unreachable:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return Unreachable(f"broker: {error}; {WRONG_CERTIFICATE}")
     return Unreachable(f"broker: {error}; check PIXELMILL_REDIS_URL, or start the local stack with `produce up`")
 
 

@@ -9,7 +9,7 @@ from celery import Celery
 from kombu import Queue
 from kombu.exceptions import OperationalError
 
-from shared.errors import Unreachable
+from shared.broker import tls, unreachable
 from shared.jobs import SCHEMA_VERSION
 from shared.settings import Settings
 
@@ -30,6 +30,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     """Celery's settings; where they differ from its defaults, the reason stands beside them."""
     return {
         "broker_url": settings.redis_url.get_secret_value(),
+        "broker_use_ssl": tls(settings),  # without it, kombu encrypts for rediss:// and checks nobody's certificate
         "broker_transport_options": {
             "queue_order_strategy": "priority",  # interactive before bulk
             "socket_timeout": 30,
@@ -83,4 +84,4 @@ def send(app: Celery, lane: str, run: str, shard: str) -> None:
     try:
         app.send_task(RUN_SHARD, kwargs=message, queue=lane, argsrepr="()", kwargsrepr=f"{run} shard {shard}")
     except OperationalError as error:
-        raise Unreachable(f"broker: {error}") from error
+        raise unreachable(error) from error

@@ -1,6 +1,7 @@
 """All settings in one value, read from `PIXELMILL_*`; the same in the local stack, in compose and in a fleet."""
 
 import re
+import ssl
 from pathlib import Path
 from typing import Self
 
@@ -19,11 +20,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PIXELMILL_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     redis_url: SecretStr = SecretStr("")  # redis://user:password@host:port/db
+    redis_ca: Path | None = None  # certificates (PEM) that sign the broker's own; None: those of the system
     s3_endpoint: str = ""  # empty: AWS
     s3_region: str = "us-east-1"
     s3_bucket: str = "pixelmill"
     s3_access_key: SecretStr = SecretStr("")  # empty: boto3's own search for credentials
     s3_secret_key: SecretStr = SecretStr("")
+    s3_ca: Path | None = None  # as redis_ca, of the storage; None: those that boto3 brings
 
     models: Path | None = None  # a models.toml laid over the built-in catalog
     devices: str = ""  # "cuda:0,cuda:2" or "cpu"; empty: every CUDA device, else the CPU
@@ -53,6 +56,16 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name!r} is no device; expected names such as cuda:0, mps or cpu")
         return value
 
+    @field_validator("redis_ca", "s3_ca")
+    @classmethod
+    def _holds_certificates(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                ssl.create_default_context(cafile=value)
+            except OSError as error:  # SSLError is one
+                raise ValueError(f"cannot be read as certificates ({error.strerror}); expected a PEM file") from error
+        return value
+
     @field_validator("input_prefixes")
     @classmethod
     def _names_prefixes(cls, value: str) -> str:
@@ -60,6 +73,18 @@ class Settings(BaseSettings):
             if not INPUT_PREFIX.fullmatch(prefix.strip()):
                 raise ValueError(f"{prefix!r} is no prefix; expected names such as s3://bucket/ or s3://bucket/photos/")
         return value
+
+    @model_validator(mode="after")
+    def _encrypts_where_a_ca_is_named(self) -> Self:
+        if self.redis_ca and not self.redis_tls:
+            raise ValueError("redis_ca is set; expected a redis_url of rediss://, which encrypts")
+        if self.s3_ca and self.s3_endpoint.startswith("http://"):
+            raise ValueError("s3_ca is set; expected an s3_endpoint of https://, which encrypts")
+        return self
+
+    @property
+    def redis_tls(self) -> bool:
+        return self.redis_url.get_secret_value().startswith("rediss://")
 
     @model_validator(mode="after")
     def _beats_before_the_lease_ends(self) -> Self:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, SSLError
 
 from shared import keys
 from shared.errors import Refused, Unreachable, UsageError
@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 JSON_LINES = "application/x-ndjson"
 PROBE_WRITERS = 8
 PRECONDITION_FAILED = 412
+WRONG_CERTIFICATE = (
+    "expected a certificate of this host, signed by an authority in the file that PIXELMILL_S3_CA names, or by one "
+    "that boto3 knows if it names none"
+)
 NOT_IMPLEMENTED = 501  # how some storages answer If-None-Match
 
 
@@ -248,6 +252,8 @@ class Store:
         where = f"storage {self.endpoint or 'AWS S3'}"
         try:
             yield
+        except SSLError as error:
+            raise Unreachable(f"{where}: {error}; {WRONG_CERTIFICATE}") from error
         except BotoCoreError as error:
             raise Unreachable(f"{where}: {error}") from error
         except ClientError as error:
@@ -276,6 +282,8 @@ def _client_arguments(settings: Settings, max_connections: int) -> dict[str, Any
     arguments: dict[str, Any] = {"config": config, "region_name": settings.s3_region}
     if settings.s3_endpoint:
         arguments["endpoint_url"] = settings.s3_endpoint
+    if settings.s3_ca:
+        arguments["verify"] = str(settings.s3_ca)
     if settings.s3_access_key.get_secret_value():
         arguments["aws_access_key_id"] = settings.s3_access_key.get_secret_value()
         arguments["aws_secret_access_key"] = settings.s3_secret_key.get_secret_value()
