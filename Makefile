@@ -2,6 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help install demo test faults soak lint bench lock down clean
+.PHONY: help install demo test fuzz lint bench lock down clean
 
 PYTHONS := python3.13 python3.12 python3.11 python3
 STAMP := .venv/.installed
@@ -47,6 +48,8 @@ MINUTES := 60
 SEED := 1
 soak: $(STAMP)  ## Break things at random under load: make soak MINUTES=60 SEED=1
 	PYTHONPATH=tests/support .venv/bin/python tests/faults/soak.py $(MINUTES) $(SEED)
+fuzz: $(STAMP)  ## Try 160,000 damaged files, cells and names
+	FUZZ_CASES=40000 .venv/bin/python -m pytest tests/test_fuzz.py --timeout 7200
 
 lint: $(STAMP)  ## Check style, types and who imports whom
 	.venv/bin/python -m ruff check .
