@@ -3,6 +3,7 @@
 Valid files are cut, spliced and bent, which reaches further than noise. `make fuzz` tries FUZZ_CASES of each kind.
 """
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,11 +13,13 @@ import edit_files
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.serialization import loads, prepare_accept_content
 
 from producer import columns, edit_columns, formats, rows
 from producer.faults import BadCell
 from producer.rows import ReadOptions
-from shared import headers, jobs, keys
+from shared import headers, jobs, keys, queue
 from shared.errors import BadInput, UsageError
 from workers import originals
 
@@ -181,3 +184,13 @@ SAFE = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
 def no_storage() -> None:
     raise UsageError("no storage here")
+
+
+@fuzz
+@given(body=bent((b'[[], {"run": "one", "shard": "000000", "version": 1}, {"callbacks": null}]', b"null", b'"x"')))
+def test_a_bent_message_is_decoded_or_refused_and_never_unpickled(body: bytes) -> None:
+    accepted = prepare_accept_content(queue.celery_config(edit_files.SETTINGS)["accept_content"])
+    with suppress(DecodeError):
+        json.dumps(loads(body, "application/json", "utf-8", accept=accepted))
+    with pytest.raises(ContentDisallowed):
+        loads(body, "application/x-python-serialize", "binary", accept=accepted)
