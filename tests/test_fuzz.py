@@ -191,6 +191,7 @@ def no_storage() -> None:
 def test_a_bent_message_is_decoded_or_refused_and_never_unpickled(body: bytes) -> None:
     accepted = prepare_accept_content(queue.celery_config(edit_files.SETTINGS)["accept_content"])
     with suppress(DecodeError):
-        json.dumps(loads(body, "application/json", "utf-8", accept=accepted))
+        found = loads(body, "application/json", "utf-8", accept=accepted)
+        assert found == b"" or json.dumps(found)  # kombu gives an empty body back as it is
     with pytest.raises(ContentDisallowed):
         loads(body, "application/x-python-serialize", "binary", accept=accepted)
