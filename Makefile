@@ -1,8 +1,7 @@
 # `make demo` on a fresh machine needs Python 3.11+, make and git; the rest comes into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults soak lint bench lock down clean
-.PHONY: help install demo test fuzz lint bench lock down clean
+.PHONY: help install demo test faults soak fuzz lint bench lock down clean
 
 PYTHONS := python3.13 python3.12 python3.11 python3
 STAMP := .venv/.installed
@@ -48,7 +47,7 @@ MINUTES := 60
 SEED := 1
 soak: $(STAMP)  ## Break things at random under load: make soak MINUTES=60 SEED=1
 	PYTHONPATH=tests/support .venv/bin/python tests/faults/soak.py $(MINUTES) $(SEED)
-fuzz: $(STAMP)  ## Try 160,000 damaged files, cells and names
+
 fuzz: $(STAMP)  ## Try 200,000 damaged files, cells, names and messages
 	FUZZ_CASES=40000 .venv/bin/python -m pytest tests/test_fuzz.py --timeout 7200
 
