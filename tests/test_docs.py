@@ -19,7 +19,7 @@ COMMANDS = ROOT / "docs" / "reference" / "commands.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
-HELP = re.compile(r"<!-- help: produce ?([a-z]*) -->\n```text\n(.*?)```", re.DOTALL)
+HELP = re.compile(r"<!-- help: produce ?([a-z ]*) -->\n```text\n(.*?)```", re.DOTALL)
 WIDTH = "100"
 
 
@@ -34,14 +34,18 @@ def help_text(command: str) -> str:
 
 def commands() -> list[str]:
     """The empty string for the program itself, and the names of its commands."""
-    (line,) = re.findall(r"choose from (.*)\)", _complaint())
-    return ["", *re.findall(r"[a-z]+", line)]
+    return ["", *_choices(), *(f"dead {name}" for name in _choices("dead"))]
 
 
-def _complaint() -> str:
+def _choices(*command: str) -> list[str]:
+    (line,) = re.findall(r"choose from (.*)\)", _complaint(*command))
+    return re.findall(r"[a-z]+", line)
+
+
+def _complaint(*command: str) -> str:
     text = io.StringIO()
     with contextlib.redirect_stderr(text), contextlib.suppress(SystemExit):
-        cli.main(["no-such-command"])
+        cli.main([*command, "no-such-command"])
     return " ".join(text.getvalue().split())
 
 

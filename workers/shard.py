@@ -13,7 +13,7 @@ from shared.images import Pixels, sprite
 from shared.jobs import Row, split_models
 from shared.shards import Claim, Outcome
 from shared.store import JSON_LINES
-from workers import batches, device, finishing, retry
+from workers import batches, device, finishing, hang, retry
 from workers.batches import Item
 from workers.host import Draining, Host
 from workers.lease import Heartbeat
@@ -107,8 +107,9 @@ class ShardRun:
         # The traceback keeps tensors alive (pytorch#18853): only the error's meaning may outlive this function.
         start = time.perf_counter()
         try:
-            ready, refused = self.host.preparation.prepare(batch)
-            pictures = self._run(ready, model)
+            with hang.watched(self.host.settings.hang_s):
+                ready, refused = self.host.preparation.prepare(batch)
+                pictures = self._run(ready, model)
         except (LeaseLost, ModelError, Unreachable):
             raise
         except Exception as error:
@@ -146,6 +147,7 @@ class ShardRun:
         steps = getattr(batch[0].job, "num_inference_steps", 1)
 
         def on_step(step: int) -> None:
+            hang.alive(self.host.settings.hang_s)
             self.check()
             self._show(f" (+{len(batch)}: step {step + 1}/{steps})")
 

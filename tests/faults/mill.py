@@ -15,7 +15,7 @@ from shared import dispatch, finish
 from shared.errors import PixelmillError, Unreachable
 from shared.settings import Settings
 
-SETTINGS = {"LEASE_S": 2, "HEARTBEAT_S": 0.5, "REDELIVER_S": 1, "THREADS": 1}
+SETTINGS = {"LEASE_S": 2, "HEARTBEAT_S": 0.5, "REDELIVER_S": 1, "THREADS": 1, "HANG_S": 3}
 Held = dict[tuple[str, str], int]  # (run, shard) -> token
 
 

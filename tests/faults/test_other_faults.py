@@ -61,9 +61,10 @@ def test_a_device_that_breaks_once_charges_nobody(mill: Mill) -> None:
     mill.kills = 1
 
 
-def test_a_model_call_that_never_returns(mill: Mill) -> None:
+@pytest.mark.parametrize("word", ["hang", "grip"])
+def test_a_model_call_that_never_returns(mill: Mill, word: str) -> None:
     with mill.worker(), mill.worker(1):
-        run = mill.begin("endless", 24, "picture", {12: "hang"})
+        run = mill.begin("endless", 24, "picture", {12: word})
         oracle.check(mill, run, 24, dead={12})
     mill.kills = 3
 

@@ -2,8 +2,8 @@
 
 What a prompt may ask for, to stage faults: `kill` ends the process, `fail` raises, `nan` and `black` spoil the picture,
 `memory` fails in any batch above one image, `slow` takes a second; `segfault`, `leave` and `sys-exit` end the process
-in other ways, `shortage` is Python's own MemoryError, `hang` never returns, `broken` is a device that answers no more,
-until the process ends.
+in other ways, `shortage` is Python's own MemoryError, `hang` and `grip` never return, `broken` is a device that answers
+no more, until the process ends.
 """
 
 import ctypes
@@ -43,6 +43,11 @@ def hang():
         time.sleep(1)
 
 
+def grip():
+    """As `hang`, with Python's lock held: no other thread of the process runs."""
+    ctypes.PyDLL(None).sleep(100_000)
+
+
 def break_device():
     """Once per test; then a new process finds the device usable."""
     mark = os.environ["NULL_MODEL_DRAWN"] + ".broken"
@@ -57,6 +62,7 @@ ENDS = {
     "sys-exit": leave_by_exit,
     "shortage": run_short,
     "hang": hang,
+    "grip": grip,
     "broken": break_device,
 }
 
