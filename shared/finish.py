@@ -48,18 +48,21 @@ def _finish_alone(ledger: Ledger, store: Store, run: str) -> None:
         facts = ledger.facts(run)
         about = store.get(keys.description(run))
         if about is not None:  # else it was removed meanwhile
-            finish(store, json.loads(about), lock.reacquire, canceled=facts.get("canceled", "0") != "0")
+            failed = frozenset(ledger.failed_rows(run)) if facts.get("canceled", "0") != "0" else None
+            finish(store, json.loads(about), lock.reacquire, failed)
         ledger.end(run, facts.get("ends", "0"))
 
 
-def finish(store: Store, about: dict[str, Any], keep_lock: Callable[[], object], canceled: bool = False) -> None:
+def finish(
+    store: Store, about: dict[str, Any], keep_lock: Callable[[], object], failed: frozenset[int] | None = None
+) -> None:
     """Write manifest, metadata, failed.csv, index.html and, last, summary.json. `about`: the run's description;
-    `canceled`: rows may lack results."""
+    `failed`, of a run that was canceled: the rows that failed or died; the others that are not done were canceled."""
     run = about["run"]
     with tempfile.TemporaryDirectory(prefix="pixelmill-") as folder, closing(_open(Path(folder))) as table:
         _collect(store, run, table, keep_lock)
-        if canceled:
-            _add_canceled(store, about, table, keep_lock)
+        if failed is not None:
+            _add_canceled(store, about, table, failed, keep_lock)
         _attach_cells(store, about, table, keep_lock)
         _write(store, run, "manifest.jsonl", (dump(line) for line in _kept(_lines(table), keep_lock)))
         captioned = (line for line in _kept(_lines(table, "done"), keep_lock) if line["job"].get("prompt"))
@@ -105,17 +108,25 @@ def _collect(store: Store, run: str, table: sqlite3.Connection, keep_lock: Calla
 
 
 def _add_canceled(
-    store: Store, about: dict[str, Any], table: sqlite3.Connection, keep_lock: Callable[[], object]
+    store: Store,
+    about: dict[str, Any],
+    table: sqlite3.Connection,
+    failed: frozenset[int],
+    keep_lock: Callable[[], object],
 ) -> None:
-    """A line for every row of which nothing was made."""
-    known = "select 1 from lines where row = ? limit 1"
+    """A line for every row that is not done and has not failed either: what an earlier try said of it was taken back
+    when the row went out again."""
+    unmade = "select n from lines where row = ? and state != 'done'"
     for number in range(about["parts"]):
         keep_lock()
         for raw in store.lines(keys.part(about["run"], number)):
             row = Row.model_validate_json(raw)
-            if table.execute(known, (row.row,)).fetchone() is None:
-                line = results.failed_line(row, "canceled", results.CANCELED, "the run was canceled", attempts=0)
-                table.execute("insert into lines values (?, 0, 'canceled', 0, ?)", (row.row, json.dumps(line)))
+            known = table.execute("select 1 from lines where row = ? limit 1", (row.row,)).fetchone()
+            for (n,) in table.execute(unmade, (row.row,)).fetchall() if known else [(0,)]:
+                if row.row not in failed:
+                    line = results.failed_line(row, "canceled", results.CANCELED, "the run was canceled", 0, n)
+                    values = (row.row, n, json.dumps(line, ensure_ascii=False))
+                    table.execute("insert or replace into lines values (?, ?, 'canceled', 0, ?)", values)
 
 
 def _record(raw: bytes, rank: int) -> tuple[int, int, str, int, str]:

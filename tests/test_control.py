@@ -193,7 +193,8 @@ def test_garbage_in_a_lane_names_no_shard(raw: bytes) -> None:
 
 
 def test_a_dead_row_is_listed_shown_tried_again_and_dropped(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
-    with fleet.worker() as worker:
+    # So long a lease that its end is not what sends the row out again.
+    with fleet.worker(lease_s="100") as worker:
         run = fleet.submit(file_of("one", "kill", "fail", "two")).run
         counts = fleet.finish(run, timeout_s=120)
         assert (counts["done"], counts["failed"], counts["dead"]) == (2, 1, 1)
