@@ -1,6 +1,7 @@
 """A way to the storage that fails as storages do: by HTTP statuses, slowness, and answers that break off."""
 
 import http.client
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ SLOW_S = 0.3
 
 class FaultyS3:
     """`fault`: none, 500, 503, slow, reset (half of the answer), cut-put (half of what is sent), no-conditions.
-    Every `every`-th request meets it; `hits` counts them."""
+    One of `every` requests meets it, by chance: in a fixed turn, a retry of two requests would meet it for ever."""
 
     def __init__(self, target: tuple[str, int]):
         self.target = target
@@ -22,7 +23,7 @@ class FaultyS3:
         self.every = 1
         self.hits = 0
 
-        self._seen = 0
+        self._random = random.Random(1)
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -36,8 +37,7 @@ class FaultyS3:
     def next_fault(self) -> str:
         """What this request meets."""
         with self._lock:
-            self._seen += 1
-            if self.fault == "none" or self._seen % self.every:
+            if self.fault == "none" or self._random.randrange(self.every):
                 return "none"
             self.hits += 1
             return self.fault
