@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 TELL_EVERY_S = 1.0
 
 
-@app.task(name=queue.RUN_SHARD, bind=True)
+@app.task(name=queue.RUN_SHARD, bind=True, Strategy="workers.guard:drops_unreadable")
 def run_shard(self: Task, run: str, shard: str, version: int) -> str:
     """Run one shard of a run; returns, for the monitor, what came of it."""
     from workers import work  # noqa: PLC0415
