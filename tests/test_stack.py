@@ -116,8 +116,7 @@ def test_a_killed_broker_comes_back_on_the_same_port_with_its_data(root: Path) -
         before.set("kept", "yes")
         before.execute_command("WAITAOF", 1, 0, 5000)
     old = pids(root)["valkey"]
-    os.kill(old, signal.SIGKILL)
-    wait_for(lambda: not psutil.pid_exists(old) or psutil.Process(old).status() == psutil.STATUS_ZOMBIE)
+    kill(old)
 
     assert stack.describe(root) is None
     stack.run(root, [broker])
@@ -133,7 +132,7 @@ def test_killed_storage_comes_back_on_the_same_port_with_its_objects(root: Path)
     bucket.create_bucket(Bucket="kept")
     bucket.put_object(Bucket="kept", Key="a/picture.png", Body=b"pixels" * 1000)
     bucket.close()
-    os.kill(pids(root)["seaweedfs"], signal.SIGKILL)
+    kill(pids(root)["seaweedfs"])
 
     assert stack.up(root, workers=False, flower=False).env == env
     bucket = s3(env)
@@ -188,7 +187,7 @@ def test_down_ends_what_a_killed_supervisor_left(root: Path) -> None:
     stack_folder(root)
     stack.run(root, [stand_in(root, SUPERVISOR)])
     wait_for(lambda: len(family(root)) == 2)
-    os.kill(pids(root)["workers"], signal.SIGKILL)
+    kill(pids(root)["workers"])
     wait_for(lambda: len(family(root)) == 1)
 
     assert stack.down(root) == ["workers"]
@@ -201,7 +200,7 @@ def test_a_killed_supervisor_is_started_again_without_its_orphans(root: Path) ->
     stack.run(root, [service])
     wait_for(lambda: len(family(root)) == 2)
     orphan = next(process for process in family(root) if process.pid != pids(root)["workers"])
-    os.kill(pids(root)["workers"], signal.SIGKILL)
+    kill(pids(root)["workers"])
     wait_for(lambda: family(root) == [orphan])
 
     stack.run(root, [service])
@@ -346,6 +345,12 @@ def bystander() -> "subprocess.Popen[bytes]":
 
 def pids(root: Path) -> dict[str, int]:
     return {name: started.pid for name, started in stack._read_processes(root).items()}
+
+
+def kill(pid: int) -> None:
+    """Returns once it is dead: the kernel needs a moment to take down a large program."""
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
 def marked(process: psutil.Process, root: Path) -> bool:
