@@ -217,9 +217,10 @@ class Ledger(Broker):
 
     # --- a worker's way through a shard ---
 
-    def claim(self, run: str, name: str, worker: str) -> Claim | str:
-        """The right to run a shard, or the reason why not: done, running, or the state of its run."""
-        arguments = [keys.member(run, name), ms(self.settings.lease_s), worker]
+    def claim(self, run: str, name: str, worker: str, message: str = "") -> Claim | str:
+        """The right to run a shard, or the reason why not: done, running, or the state of its run. `message` is the id
+        of what the worker was sent."""
+        arguments = [keys.member(run, name), ms(self.settings.lease_s), worker, message]
         status, *answer = self._script("CLAIM", self._shard_keys(run, name), arguments)
         if status != "ok":
             return str(status)
@@ -227,9 +228,9 @@ class Ledger(Broker):
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         return Claim(run, shard_from(name, fields), int(token))
 
-    def note_exit(self, run: str, name: str, worker: str, text: str) -> None:
-        """The process in which this worker ran a shard has ended so: the shard goes out again at once."""
-        self._script("NOTE_EXIT", self._shard_keys(run, name), [keys.member(run, name), worker, text])
+    def note_exit(self, run: str, name: str, message: str, text: str) -> None:
+        """The process that this message had come to has ended so: the shard goes out again at once."""
+        self._script("NOTE_EXIT", self._shard_keys(run, name), [keys.member(run, name), message, text])
 
     def extend(self, claim: Claim) -> None:
         """Heartbeat. Raises LeaseLost when another token is out or the run is gone, Canceled when it is canceled."""

@@ -21,7 +21,7 @@ end
 """
 )
 
-# KEYS run, shard, due. ARGV member, lease_ms, worker. -> {'ok', token, fields...} or {reason}.
+# KEYS run, shard, due. ARGV member, lease_ms, worker, message. -> {'ok', token, fields...} or {reason}.
 CLAIM = (
     NOW
     + """
@@ -33,7 +33,7 @@ if state == 'running' then return {'running'} end
 -- From the clock, so that no worker of a run that was deleted holds the token of one with the same name.
 local token = math.max(time[1] * 1000000 + time[2], (redis.call('HGET', KEYS[2], 'token') or 0) + 1)
 redis.call('HINCRBY', KEYS[1], 'running', redis.call('HGET', KEYS[2], 'count'))
-redis.call('HSET', KEYS[2], 'state', 'running', 'worker', ARGV[3], 'token', token)
+redis.call('HSET', KEYS[2], 'state', 'running', 'worker', ARGV[3], 'message', ARGV[4], 'token', token)
 redis.call('ZADD', KEYS[3], now + ARGV[2], ARGV[1])
 local answer = redis.call('HGETALL', KEYS[2])
 redis.call('HSET', KEYS[2], 'look', '1')  -- whoever comes next finds pictures of this try
@@ -74,7 +74,7 @@ RELEASE = (
     HOLD
     + """
 redis.call('HSET', KEYS[2], 'state', 'pending')
-redis.call('HDEL', KEYS[2], 'running_rows', 'worker', 'exit')
+redis.call('HDEL', KEYS[2], 'running_rows', 'worker', 'message', 'exit')
 redis.call('HINCRBY', KEYS[1], 'running', -redis.call('HGET', KEYS[2], 'count'))
 redis.call('ZREM', KEYS[3], ARGV[2])
 redis.call('RPUSH', KEYS[4], ARGV[3])
@@ -148,11 +148,12 @@ redis.call('HINCRBY', KEYS[1], 'ends', 1)
 return 'settled'
 """
 
-# KEYS run, shard, due. ARGV member, worker, text. The process that ran a shard is gone: its lease need not run out.
+# KEYS run, shard, due. ARGV member, message, text. The process that a message had come to is gone: its lease need not
+# run out. By the message, because such news comes late, when the same worker may be at the same shard again.
 NOTE_EXIT = (
     NOW
     + """
-if redis.call('HGET', KEYS[2], 'state') ~= 'running' or redis.call('HGET', KEYS[2], 'worker') ~= ARGV[2] then
+if redis.call('HGET', KEYS[2], 'state') ~= 'running' or redis.call('HGET', KEYS[2], 'message') ~= ARGV[2] then
   return 0
 end
 redis.call('HSET', KEYS[2], 'exit', ARGV[3])
@@ -211,7 +212,7 @@ if ARGV[2] == 'running' then
   redis.call('HINCRBY', KEYS[1], 'running', -redis.call('HGET', KEYS[2], 'count'))
 end
 redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('HDEL', KEYS[2], 'running_rows', 'worker', 'exit')
+redis.call('HDEL', KEYS[2], 'running_rows', 'worker', 'message', 'exit')
 for name, fields in pairs(cjson.decode(ARGV[6])) do
   store(ARGV[7] .. name, fields)
   redis.call('RPUSH', KEYS[4], name)

@@ -72,6 +72,25 @@ def test_whoever_lost_the_lease_can_neither_extend_nor_commit_nor_hand_back(ledg
     assert ledger.commit(new, Outcome(done=(1, 2))) is False
 
 
+def test_a_late_report_of_a_worker_s_end_ends_no_later_claim_of_that_worker(ledger: Ledger) -> None:
+    open_run(ledger, shards=1)
+    first = ledger.claim("r", "000000", "w", "message 1")
+    assert isinstance(first, Claim)
+    ledger.note_exit("r", "000000", "message 1", "signal 9")
+    wait_for(lambda: ("r", "000000") in ledger.expired(), "the shard of a process that is gone")
+    shard = ledger.shard("r", "000000")
+    assert shard is not None
+    assert shard.exit == "signal 9"
+    assert ledger.replace("r", shard, dispatch.judge(shard).rest, ())
+
+    assert isinstance(ledger.claim("r", "000000", "w", "message 2"), Claim)
+    ledger.note_exit("r", "000000", "message 1", "signal 9")
+    second = ledger.shard("r", "000000")
+    assert second is not None
+    assert second.exit == ""
+    assert ("r", "000000") not in ledger.expired()
+
+
 def test_a_row_counts_once_however_often_it_is_committed(ledger: Ledger) -> None:
     open_run(ledger)
     ledger.commit(claimed(ledger, "000000"), Outcome(done=(1,), failed=(2,)))

@@ -4,7 +4,6 @@ The process that receives tasks imports this file and stays small; only its pool
 """
 
 import logging
-import os
 import time
 from typing import Any
 
@@ -15,7 +14,7 @@ from celery.signals import task_failure, worker_process_init
 from shared import queue, settings
 from shared.errors import PixelmillError
 from shared.runs import Ledger
-from workers.app import NAME, app
+from workers.app import app
 
 log = logging.getLogger(__name__)
 TELL_EVERY_S = 1.0
@@ -26,7 +25,7 @@ def run_shard(self: Task, run: str, shard: str, version: int) -> str:
     """Run one shard of a run; returns, for the monitor, what came of it."""
     from workers import work  # noqa: PLC0415
 
-    return work.work(app, run, shard, version, Progress(self))
+    return work.work(app, run, shard, version, Progress(self), self.request.id)
 
 
 @worker_process_init.connect
@@ -36,13 +35,13 @@ def get_ready(**_: Any) -> None:
 
 
 @task_failure.connect
-def note_exit(exception: BaseException | None = None, kwargs: Any = None, **_: Any) -> None:
+def note_exit(task_id: str = "", exception: BaseException | None = None, kwargs: Any = None, **_: Any) -> None:
     """The pool process died in the middle of a shard: say how, so that the shard need not wait for its lease's end."""
     if not isinstance(exception, WorkerLostError) or not kwargs:
         return
     try:
         ledger = Ledger(settings.load())
-        ledger.note_exit(kwargs["run"], kwargs["shard"], os.environ[NAME], str(exception))
+        ledger.note_exit(kwargs["run"], kwargs["shard"], task_id, str(exception))
     except (PixelmillError, KeyError) as error:
         log.warning("shard %s waits for the end of its lease: %s", kwargs.get("shard"), error)
 

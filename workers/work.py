@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 UNKNOWN_VERSION_DELAY_S = 60.0
 
 
-def work(app: Celery, run: str, shard: str, version: int, tell: Callable[[str], None]) -> str:
-    """Returns what came of the message, for the monitor."""
+def work(app: Celery, run: str, shard: str, version: int, tell: Callable[[str], None], message: str = "") -> str:
+    """Returns what came of the message, for the monitor. `message` is its id."""
     here = host()
     if version != SCHEMA_VERSION:
         patiently(lambda: here.ledger.delay(run, shard, UNKNOWN_VERSION_DELAY_S))
         return f"not claimed: message version {version}, this worker speaks {SCHEMA_VERSION}"
-    claim = patiently(lambda: here.ledger.claim(run, shard, here.name))
+    claim = patiently(lambda: here.ledger.claim(run, shard, here.name, message))
     if isinstance(claim, str):
         return f"not claimed: {claim}"
     return _run(here, app, claim, tell)
