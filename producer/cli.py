@@ -58,13 +58,15 @@ def parser() -> argparse.ArgumentParser:
     fetch = _command(commands, "download", _download, "fetch a run's pictures and end files")
     fetch.add_argument("name", metavar="RUN", type=_run_name)
     fetch.add_argument("folder", metavar="DIR", type=Path)
-    for name, function, text in (
-        ("pause", _pause, "finish the batches that run, begin no other"),
-        ("resume", _resume, "let a paused run go on"),
-        ("cancel", _cancel, "stop a run; what is finished stays"),
-        ("retry", _retry, "send failed, dead and canceled rows out again"),
+    for name, text in (
+        ("pause", "finish the batches that run, begin no other"),
+        ("resume", "let a paused run go on"),
+        ("cancel", "stop a run; what is finished stays"),
+        ("retry", "send failed, dead and canceled rows out again"),
     ):
-        _command(commands, name, function, text).add_argument("name", metavar="RUN", type=_run_name)
+        command = _command(commands, name, _control, text)
+        command.set_defaults(control=name)
+        command.add_argument("name", metavar="RUN", type=_run_name)
     _dead_commands(_command(commands, "dead", _dead, "rows that killed their workers"))
     _json_option(_command(commands, "doctor", _doctor, "check broker, storage, models and workers"))
     check = _command(commands, "verify", _verify, "hash a run's pictures anew and find what is missing or differs")
@@ -238,28 +240,11 @@ def _download(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _pause(arguments: argparse.Namespace) -> int:
+def _control(arguments: argparse.Namespace) -> int:
     from producer import control  # noqa: PLC0415
 
-    return control.pause(_session(), arguments.name)
-
-
-def _resume(arguments: argparse.Namespace) -> int:
-    from producer import control  # noqa: PLC0415
-
-    return control.resume(_session(), arguments.name)
-
-
-def _cancel(arguments: argparse.Namespace) -> int:
-    from producer import control  # noqa: PLC0415
-
-    return control.cancel(_session(), arguments.name)
-
-
-def _retry(arguments: argparse.Namespace) -> int:
-    from producer import control  # noqa: PLC0415
-
-    return control.retry(_session(), arguments.name)
+    act: Callable[[Session, str], int] = getattr(control, arguments.control)
+    return act(_session(), arguments.name)
 
 
 def _dead(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,6 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from PIL import Image, ImageFile
 from PIL.ExifTags import Base
@@ -15,8 +14,8 @@ from PIL.TiffImagePlugin import EXTRASAMPLES, SAMPLEFORMAT, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from shared.errors import BadInput
+from shared.signatures import Format, format_of, seems
 
-Format = Literal["png", "jpeg", "webp", "tiff"]
 MODES = frozenset({"L", "LA", "RGB", "RGBA", "P", "PA"})  # PIL's; what comes back as it was, 8 bits a channel
 MASK_MODES = MODES | {"1", "I;16", "I;16B"}
 MOST_UNPACKED = 16 << 20  # bytes that all compressed profiles and texts of one PNG may unpack to
@@ -28,27 +27,6 @@ OPENERS: dict[Format, type[ImageFile.ImageFile]] = {
     "webp": WebPImageFile,
     "tiff": TiffImageFile,
 }
-SIGNATURES: tuple[tuple[bytes, Format], ...] = (
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"\xff\xd8\xff", "jpeg"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-    (b"II+\0", "tiff"),  # BigTIFF
-    (b"MM\0+", "tiff"),
-)
-STRANGERS = (
-    (b"GIF8", "a GIF"),
-    (b"%PDF", "a PDF"),
-    (b"8BPS", "a Photoshop document (PSD)"),
-    (b"BM", "a BMP"),
-    (b"\0\0\0\x0cJXL ", "a JPEG XL"),
-    (b"\xff\x0a", "a JPEG XL"),
-    (b"PK\3\4", "a ZIP archive"),
-    (b"<!doctype html", "a web page (HTML)"),
-    (b"<html", "a web page (HTML)"),
-)
-BRANDS = {b"avif": "an AVIF", b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIC"}
-
 # Pixels are counted here before PIL allocates any. Its own limit would warn of pictures that the settings allow.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -85,7 +63,9 @@ def look(data: bytes, most_bytes: int, most_pixels: int, name: str = "the pictur
     try:
         if len(data) > most_bytes:
             raise _unfit(f"{len(data):,} bytes", f"at most {most_bytes:,}", "make it smaller, or raise the limit")
-        kind = _format(data)
+        kind = format_of(data)
+        if kind is None:
+            raise _unfit(seems(data), "PNG, JPEG, WebP or TIFF", "save it as one of these")
         seen = READERS[kind](data, most_pixels)
         _check_mode(seen, mask)
         if len(seen.image.info.get("icc_profile") or b"") > MAX_TEXT_CHUNK:  # PIL reads no larger one from a PNG
@@ -146,30 +126,6 @@ def orientation(exif_data: bytes) -> int:
     except struct.error:
         pass  # cut off: cameras and editors leave such, and viewers show the picture as stored
     return 1
-
-
-def _format(data: bytes) -> Format:
-    for signature, kind in SIGNATURES:
-        if data.startswith(signature):
-            return kind
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    raise _unfit(_seems(data), "PNG, JPEG, WebP or TIFF", "save it as one of these")
-
-
-def _seems(data: bytes) -> str:
-    head = data[:512]
-    if not data:
-        return "an empty file"
-    if data[4:8] == b"ftyp":
-        return BRANDS.get(data[8:12], "a film or picture of the MP4 family")
-    written = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for signature, what in STRANGERS:
-        if head.startswith(signature) or written.startswith(signature):
-            return what
-    if all(byte >= 32 or byte in b"\t\r\n" for byte in head):
-        return "an SVG" if b"<svg" in written else "text"
-    return f"an unknown kind of file (it begins with {head[:8].hex(' ')})"
 
 
 def _read_png(data: bytes, most_pixels: int) -> _Seen:

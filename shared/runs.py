@@ -5,16 +5,15 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from shared import keys
-from shared.broker import Broker, ms
+from shared.broker import ms
 from shared.errors import Canceled, LeaseLost, Paused
+from shared.roster import Roster
 from shared.shards import Claim, Outcome, Shard, shard_from
 
 COUNTERS = ("rows", "open", "running", "done", "failed", "dead", "canceled", "skipped", "images")
-LIVE_S = 30.0  # after its last announcement
-FORGOTTEN_AFTER_S = 3600.0
 
 
-class Ledger(Broker):
+class Ledger(Roster):
     """All there is in Redis about runs. Raises Unreachable when the broker does not answer."""
 
     # --- runs ---
@@ -176,6 +175,15 @@ class Ledger(Broker):
     def last_model(self, lane: str) -> str:
         return self._call("get", keys.last_model(lane)) or ""
 
+    def queued(self, lane: str) -> int:
+        """Messages that wait in a lane."""
+        return int(self._call("llen", lane))
+
+    def messages(self, lane: str) -> list[bytes]:
+        """The messages themselves: few, as dispatch keeps it."""
+        found: list[bytes] = self._call("execute_command", "LRANGE", lane, 0, 9_999, NEVER_DECODE=True)
+        return found
+
     def finishing(self) -> list[str]:
         """Runs that wait for their end files."""
         return sorted(self._call("smembers", keys.FINISHING))
@@ -262,40 +270,6 @@ class Ledger(Broker):
         if answer == "lost":
             raise LeaseLost(f"run {run}, shard {name}: another worker holds it now")
         return bool(answer == "last")
-
-    # --- workers ---
-
-    def announce(self, worker: str, facts: dict[str, Any]) -> None:
-        """Tell everyone that a worker lives; it counts for LIVE_S."""
-        self._call("hset", keys.WORKERS, worker, json.dumps({**facts, "seen_ms": self.now_ms()}))
-
-    def cannot_serve(self, worker: str, model: str, reason: str) -> None:
-        """A worker that failed to load a model does not get its shards for a minute."""
-        self._pipe([("hset", keys.problems(worker), {model: reason}), ("expire", keys.problems(worker), 60)])
-
-    def retire(self, worker: str) -> None:
-        self._call("hdel", keys.WORKERS, worker)
-
-    def workers(self) -> dict[str, dict[str, Any]]:
-        """The workers that announced themselves lately; those that did long ago are forgotten."""
-        now_ms = self.now_ms()
-        known = {name: json.loads(facts) for name, facts in self._call("hgetall", keys.WORKERS).items()}
-        if gone := [name for name, facts in known.items() if facts["seen_ms"] < now_ms - ms(FORGOTTEN_AFTER_S)]:
-            self._call("hdel", keys.WORKERS, *gone)
-        oldest = now_ms - ms(LIVE_S)
-        live = {name: facts for name, facts in known.items() if facts["seen_ms"] >= oldest}
-        for name, facts in live.items():
-            facts["problems"] = self._call("hgetall", keys.problems(name))
-        return live
-
-    def queued(self, lane: str) -> int:
-        """Messages that wait in a lane."""
-        return int(self._call("llen", lane))
-
-    def messages(self, lane: str) -> list[bytes]:
-        """The messages themselves: few, as dispatch keeps it."""
-        found: list[bytes] = self._call("execute_command", "LRANGE", lane, 0, 9_999, NEVER_DECODE=True)
-        return found
 
     def _shard_keys(self, run: str, name: str) -> list[str]:
         return [keys.run(run), keys.shard(run, name), keys.DUE]
