@@ -45,8 +45,9 @@ faults: $(STAMP)  ## Break everything once, and print what it cost
 
 MINUTES := 60
 SEED := 1
+LEASE_S := 60
 soak: $(STAMP)  ## Break things at random under load: make soak MINUTES=60 SEED=1
-	PYTHONPATH=tests/support .venv/bin/python tests/faults/soak.py $(MINUTES) $(SEED)
+	PYTHONPATH=tests/support .venv/bin/python tests/faults/soak.py $(MINUTES) $(SEED) $(LEASE_S)
 
 fuzz: $(STAMP)  ## Try 200,000 damaged files, cells, names and messages
 	FUZZ_CASES=40000 .venv/bin/python -m pytest tests/test_fuzz.py --timeout 7200

@@ -72,7 +72,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def _line(report: pytest.TestReport, mill: Mill) -> tuple[str, ...]:
     name = report.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
-    seconds = sorted(mill.recoveries_s)
+    seconds = mill.recoveries_s()
     recovery = f"{seconds[len(seconds) // 2]:.1f}-{seconds[-1]:.1f}" if seconds else "-"
     again = sum(oracle.drawn_again(mill).values())
     return (*map(str, (len(mill.runs), mill.rows, mill.kills, again)), recovery, report.outcome, name)

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,10 @@ from fleet import Fleet, WorkerProcess
 from shared import dispatch, finish
 from shared.errors import PixelmillError, Unreachable
 from shared.settings import Settings
+from shared.shards import Shard
 
 SETTINGS = {"LEASE_S": 2, "HEARTBEAT_S": 0.5, "REDELIVER_S": 1, "THREADS": 1, "HANG_S": 3}
+LONGEST_WATCH_S = 60.0
 Held = dict[tuple[str, str], int]  # (run, shard) -> token
 
 
@@ -24,7 +26,7 @@ class Mill(Fleet):
 
     def __init__(self, settings: Settings, folder: Path):
         self.kills = 0  # faults after which a model call may run again
-        self.recoveries_s: list[float] = []
+        self.recoveries: list[tuple[str, float]] = []  # what broke, seconds until a shard of it was claimed again
         self.runs: list[str] = []
         self.rows = 0
         self._watches: list[threading.Thread] = []
@@ -39,46 +41,51 @@ class Mill(Fleet):
         return name
 
     @contextmanager
-    def fault(self, kills: int = 1) -> Iterator[None]:
-        """Around what breaks something: from its beginning, the time until each shard that ran is claimed again."""
-        held, begin = self.held(), time.monotonic()
+    def fault(self, what: str = "", workers: Collection[str] = (), kills: int = 1) -> Iterator[None]:
+        """Around what breaks these workers (none named: all); from its beginning, the time until a shard that one of
+        them ran is claimed again."""
+        held, begin = self.held(workers), time.monotonic()
         yield
         self.kills += kills
-        watch = threading.Thread(target=self._watch, args=(held, begin), daemon=True)
+        watch = threading.Thread(target=self._watch, args=(what, held, begin), daemon=True)
         watch.start()
         self._watches.append(watch)
 
-    def held(self) -> Held:
-        """The shards that run now."""
+    def held(self, workers: Collection[str] = ()) -> Held:
+        """The shards that run now, on these workers (none named: all)."""
         found: Held = {}
         for key in self.ledger._scan("shard:*"):
             _, run, name = key.split(":", 2)
             shard = self.ledger.shard(run, name)
-            if shard and shard.state == "running":
+            if shard and shard.state == "running" and (not workers or shard.worker in workers):
                 found[run, name] = shard.token
         return found
 
-    def recovered(self) -> list[float]:
-        """Seconds from each fault to the next claim of each shard that it hit; waits for the last."""
+    def recovered(self) -> None:
+        """Waits until each shard that a fault hit was claimed again, or had been committed before it was hit."""
         for watch in self._watches:
-            watch.join(60)
-        return sorted(self.recoveries_s)
+            watch.join(LONGEST_WATCH_S)
 
-    def _watch(self, held: Held, begin: float) -> None:
+    def recoveries_s(self, what: str = "") -> list[float]:
+        """Of one kind of fault, or of all; sorted."""
+        return sorted(seconds for kind, seconds in self.recoveries if what in ("", kind))
+
+    def _watch(self, what: str, held: Held, begin: float) -> None:
         while held and not self._stop.is_set():
             with suppress(PixelmillError):
                 for (run, name), token in list(held.items()):
-                    if self.is_claimed_again(run, name, token):
-                        self.recoveries_s.append(time.monotonic() - begin)
+                    parts = self._parts(run, name)
+                    if any(shard.token > token and shard.state == "running" for shard in parts):
+                        self.recoveries.append((what, time.monotonic() - begin))
+                        parts = []
+                    if not parts:
                         del held[run, name]
             time.sleep(0.02)
 
-    def is_claimed_again(self, run: str, name: str, token: int) -> bool:
-        """By its name or as one row of it; a shard of which nothing is left was committed meanwhile."""
-        keys = self.ledger._scan(f"shard:{run}:{name}*")
-        shards = [self.ledger.shard(run, key.split(":", 2)[2]) for key in keys]
-        known = [shard for shard in shards if shard]
-        return not known or any(shard.token > token and shard.state == "running" for shard in known)
+    def _parts(self, run: str, name: str) -> list[Shard]:
+        """What there is of a shard: itself, and rows of it that go alone."""
+        names = [key.split(":", 2)[2] for key in self.ledger._scan(f"shard:{run}:{name}*")]
+        return [shard for shard in (self.ledger.shard(run, part) for part in names) if shard]
 
     def close(self) -> None:
         super().close()

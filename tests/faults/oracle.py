@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection
+from pathlib import Path
 
 from fleet import wait_for
 from mill import Mill
@@ -50,6 +51,18 @@ def drawn_again(mill: Mill) -> Counter[str]:
     """Per prompt, how often it was drawn beyond the first time."""
     text = mill.drawn.read_text() if mill.drawn.exists() else ""
     return Counter({prompt: times - 1 for prompt, times in Counter(text.splitlines()).items() if times > 1})
+
+
+def calls_again(mill: Mill) -> int:
+    """Model calls in which something was drawn that an earlier call had drawn."""
+    calls = Path(f"{mill.drawn}.calls")
+    drawn: set[str] = set()
+    again = 0
+    for call in calls.read_text().splitlines() if calls.exists() else ():
+        prompts = set(json.loads(call))
+        again += bool(prompts & drawn)
+        drawn |= prompts
+    return again
 
 
 def _check_object(mill: Mill, run: str, line: dict[str, object]) -> None:

@@ -7,6 +7,7 @@ no more, until the process ends.
 """
 
 import ctypes
+import json
 import os
 import signal
 import time
@@ -84,6 +85,8 @@ def draw(items, model, on_step):
         on_step(step)
     with open(os.environ["NULL_MODEL_DRAWN"], "a") as drawn:
         drawn.writelines(f"{prompt}\n" for prompt in prompts)
+    with open(os.environ["NULL_MODEL_DRAWN"] + ".calls", "a") as calls:
+        calls.write(json.dumps(prompts) + "\n")
     return [picture(item) for item in items]
 
 
