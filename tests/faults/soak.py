@@ -99,9 +99,9 @@ class Soak:
         with suppress(PixelmillError):
             counts = [self.mill.ledger.counts(run) for run in self.planted]
             progress = sum(c["done"] + c["failed"] + c["dead"] for c in counts) + sum(self.mill.held().values())
+            self.stall_s = max(self.stall_s, time.monotonic() - self.moved)
             if progress != self.progress or not any(c["open"] for c in counts):
                 self.moved, self.progress = time.monotonic(), progress
-        self.stall_s = max(self.stall_s, time.monotonic() - self.moved)
 
     def settle(self) -> None:
         self.say("no more faults; waiting for the end of all runs")
@@ -136,13 +136,13 @@ class Soak:
     def restart_broker(self) -> None:
         with self.mill.fault("broker ended"):
             self.random.choice([self.broker.kill, self.broker.stop])()
-            self.watch(self.random.uniform(0, 4))
+            time.sleep(self.random.uniform(0, 4))
             self.broker.start()
 
     def freeze_broker(self) -> None:
         with self.mill.fault("broker frozen"):
             self.broker.freeze()
-            self.watch(self.lease_s * self.random.uniform(0.5, 1.5))
+            time.sleep(self.lease_s * self.random.uniform(0.5, 1.5))
             self.broker.thaw()
 
     def fail_storage(self) -> None:
