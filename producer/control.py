@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from producer import restore
+from producer.alone import LEASE_S, alone
 from producer.session import Session
-from producer.submit import LOCK_LEASE_S
 from shared import dispatch, keys
 from shared.errors import UsageError
 
@@ -39,9 +39,7 @@ def cancel(session: Session, run: str) -> int:
 def retry(session: Session, run: str) -> int:
     """Failed, dead and canceled rows go out again."""
     about = described(session, run)
-    with session.ledger.lock(f"submit:{run}", LOCK_LEASE_S) as lock:
-        if lock is None:
-            raise UsageError(f"run {run} is being submitted at this moment; try again later")
+    with alone(session.ledger, run, wait_s=2 * LEASE_S):
         refuse_unless(run, must_know(session, run), "running", "paused", "finishing", "over")
         again = restore.retry(session.ledger, session.store, about)
     dispatch.tick(session.ledger, session.store, session.app)

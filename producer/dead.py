@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from producer import control, follow, restore
+from producer.alone import LEASE_S, alone
 from producer.session import Session
-from producer.submit import LOCK_LEASE_S
 from shared import dispatch, keys
 from shared.errors import UsageError
 from shared.shards import ranges
@@ -37,9 +37,7 @@ def show(session: Session, run: str, row: int) -> int:
 def retry(session: Session, run: str, rows: Sequence[int]) -> int:
     """Send dead rows out again, with nothing charged to them; without `rows`, all of them."""
     control.described(session, run)
-    with session.ledger.lock(f"submit:{run}", LOCK_LEASE_S) as lock:
-        if lock is None:
-            raise UsageError(f"run {run} is being submitted at this moment; try again later")
+    with alone(session.ledger, run, wait_s=2 * LEASE_S):
         control.refuse_unless(run, control.must_know(session, run), "running", "paused", "finishing", "over")
         chosen = _chosen(session, run, rows)
         failed = set(session.ledger.failed_rows(run))

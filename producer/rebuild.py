@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from producer import restore
+from producer.alone import alone
 from producer.session import Session
-from producer.submit import LOCK_LEASE_S, LOCK_WAIT_S
 from shared import keys
 from shared.errors import UsageError
 
@@ -35,14 +35,10 @@ def rebuild_all(session: Session) -> int:
 def _alone(session: Session, about: dict[str, Any], only_unknown: bool) -> bool:
     """Under the lock of those who submit the run or join it; False if one of them was first."""
     run = about["run"]
-    with session.ledger.lock(f"submit:{run}", LOCK_LEASE_S, LOCK_WAIT_S) as lock:
-        if lock is None:
-            raise UsageError(f"run {run} is being submitted elsewhere and does not end; try again later")
+    with alone(session.ledger, run) as check:
         if only_unknown and _is_known(session, run):
             return False
-        counts = restore.open_run(
-            session.ledger, session.store, about, look=True, again=False, keep_lock=lock.reacquire
-        )
+        counts = restore.open_run(session.ledger, session.store, about, look=True, again=False, keep_lock=check)
         if _was_canceled(session, run):
             session.ledger.cancel(run)
     print(_text(run, counts))

@@ -4,28 +4,25 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from producer import order, plan, restore, reuse, rows
+from producer.alone import alone
 from producer.entry import Entry
 from producer.parts import Parts
 from producer.rows import ReadOptions, Rejected, Report
 from producer.stocking import Stocking
 from shared import jobs, keys
 from shared.catalog import Catalog
-from shared.errors import RunConflict, UsageError
+from shared.errors import RunConflict
 from shared.queue import BULK
 from shared.runs import Ledger
 from shared.settings import Settings
 from shared.store import Store
-
-LOCK_LEASE_S = 180.0  # in which a part must be stored
-LOCK_WAIT_S = 600.0
-ROWS_PER_LEASE = 100_000  # read between two looks at the lock: some seconds
 
 
 @dataclass(frozen=True)
@@ -85,20 +82,19 @@ class Submission:
 
     def submit(self) -> Submitted:
         """Make the run, or join the one that was made from the same. Raises RunConflict if it was made from another."""
-        with self.ledger.lock(f"submit:{self.run}", LOCK_LEASE_S, LOCK_WAIT_S) as lock:
-            if lock is None:
-                raise UsageError(f"run {self.run} is being submitted elsewhere and does not end; try again later")
+        with alone(self.ledger, self.run) as check:
             standing = self.store.get(keys.description(self.run))
             if standing is not None:
-                return self._join(json.loads(standing), lock)
+                return self._join(json.loads(standing), check)
             # Without a description there is no run: what lies here is left from one that was removed or never begun.
             self.store.delete_all(keys.prefix(self.run))
-            about, copied = self._store_parts(lock)
+            about, copied = self._store_parts(check)
+            check()
             self.store.put_new(keys.description(self.run), json.dumps(about).encode(), "application/json")
             restore.open_run(self.ledger, self.store, about)
             return Submitted(self.run, joined=False, copied=copied)
 
-    def _join(self, about: dict[str, Any], lock: Any) -> Submitted:
+    def _join(self, about: dict[str, Any], check: Callable[[], object]) -> Submitted:
         if about["hash"] != self.hash:
             raise RunConflict(
                 f"run {self.run} exists and was made from another file or other settings ({about['file']}, "
@@ -114,41 +110,39 @@ class Submission:
         if state == "canceled":
             raise RunConflict(f"run {self.run} is being canceled; produce it again when its workers have stopped")
         if self.ledger.counts(self.run)["canceled"] or self.ledger.failed_rows(self.run):
-            self._restock(lock)
+            self._restock(check)
         return Submitted(self.run, joined=True, again=restore.retry(self.ledger, self.store, about))
 
-    def _restock(self, lock: Any) -> None:
+    def _restock(self, check: Callable[[], object]) -> None:
         """Rows may have failed because somebody removed their inputs from the storage."""
-        with Stocking(self.store, self.report.inputs, lock.reacquire) as stocking:
+        with Stocking(self.store, self.report.inputs, check) as stocking:
             stocking.add(self.report.inputs.files())
             stocking.close()
 
-    def _store_parts(self, lock: Any) -> tuple[dict[str, Any], int]:
+    def _store_parts(self, check: Callable[[], object]) -> tuple[dict[str, Any], int]:
         settings: Settings = self.ledger.settings
         with (
             Parts(self.store, self.run) as parts,
-            Stocking(self.store, self.report.inputs, lock.reacquire) as stocking,
-            reuse.earlier(self.store, self.request.reuse, lock.reacquire) as earlier,
+            Stocking(self.store, self.report.inputs, check) as stocking,
+            reuse.earlier(self.store, self.request.reuse, check) as earlier,
         ):
             rows_per_shard = plan.shard_rows(self.report.rows, settings.shard_rows)
-            ordered = order.by_image(self._rows(parts, stocking, lock))
+            ordered = order.by_image(self._rows(parts, stocking))
             for shard in plan.shards(ordered, rows_per_shard, most_of_a_group=settings.shard_rows):
                 copied = [earlier.copy(row.text, self.run) for row in shard.rows] if earlier else [False]
                 part = parts.parts
                 parts.add(shard, look=any(copied))
                 if earlier or parts.parts > part:
-                    lock.reacquire()
+                    check()
             stocking.close()
             parts.close()
             return self._about(parts), earlier.copied if earlier else 0
 
-    def _rows(self, parts: Parts, stocking: Stocking, lock: Any) -> Iterator[Entry]:
+    def _rows(self, parts: Parts, stocking: Stocking) -> Iterator[Entry]:
         """The good rows, their inputs on the way to the storage; the others, which --skip-bad leaves out, go aside."""
         request = self.request
         found = rows.read(request.path, request.options, self.catalog, self.ledger.settings, self.report)
-        for number, row in enumerate(found, 1):
-            if number % ROWS_PER_LEASE == 0:
-                lock.reacquire()
+        for row in found:
             if isinstance(row, Rejected):
                 parts.reject(row.as_line())
             else:

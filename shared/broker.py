@@ -43,7 +43,8 @@ class Broker:
     @contextmanager
     def lock(self, name: str, lease_s: float, wait_s: float = 0.0) -> Iterator[Any]:
         """A short lease on a name; yields None if somebody else has it."""
-        lock = self.redis.lock(f"lock:{name}", timeout=lease_s, blocking_timeout=wait_s)
+        # Whichever thread of its holder may extend it.
+        lock = self.redis.lock(f"lock:{name}", timeout=lease_s, blocking_timeout=wait_s, thread_local=False)
         try:
             taken = lock.acquire(blocking=wait_s > 0)
         except RedisError as error:
