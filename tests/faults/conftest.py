@@ -67,7 +67,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if lines:
         terminalreporter.section("faults")
         for line in (HEAD, *lines):
-            terminalreporter.write_line("  ".join(f"{cell:>11}" for cell in line[:-1]) + f"  {line[-1]}")
+            terminalreporter.write_line("  ".join([*(f"{cell:>11}" for cell in line[:-1]), line[-1]]))
 
 
 def _line(report: pytest.TestReport, mill: Mill) -> tuple[str, ...]:
@@ -75,4 +75,5 @@ def _line(report: pytest.TestReport, mill: Mill) -> tuple[str, ...]:
     seconds = mill.recoveries_s()
     recovery = f"{seconds[len(seconds) // 2]:.1f}-{seconds[-1]:.1f}" if seconds else "-"
     again = sum(oracle.drawn_again(mill).values())
-    return (*map(str, (len(mill.runs), mill.rows, mill.kills, again)), recovery, report.outcome, name)
+    counts = map(str, (len(mill.runs), sum(mill.runs.values()), mill.kills, again))
+    return *counts, recovery, report.outcome, ": ".join([name, *mill.figures])

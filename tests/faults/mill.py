@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 from fleet import Fleet, WorkerProcess
 
+from producer.submit import Submitted
 from shared import dispatch, finish
 from shared.errors import PixelmillError, Unreachable
 from shared.settings import Settings
@@ -27,8 +28,8 @@ class Mill(Fleet):
     def __init__(self, settings: Settings, folder: Path):
         self.kills = 0  # faults after which a model call may run again
         self.recoveries: list[tuple[str, float]] = []  # what broke, seconds until a shard of it was claimed again
-        self.runs: list[str] = []
-        self.rows = 0
+        self.runs: dict[str, int] = {}  # rows of each run that was taken
+        self.figures: list[str] = []  # what else a case measured
         self._watches: list[threading.Thread] = []
         super().__init__(settings, folder)
 
@@ -36,9 +37,13 @@ class Mill(Fleet):
         """Submit a run of that many rows, each of its own prompt; `planted`: words of rows that differ."""
         words = dict.fromkeys(range(1, count + 1), word) | (planted or {})
         text = "prompt\n" + "".join(f"{words[row]} {row} of file {len(self.runs)}\n" for row in range(1, count + 1))
-        self.rows += count
-        self.runs.append(self.submit(text, name=f"{name}.csv", run=name).run)
-        return name
+        return self.submit(text, name=f"{name}.csv", run=name).run
+
+    def submit(self, text: str, name: str = "prompts.csv", run: str | None = None, **more: object) -> Submitted:
+        """Of a file with a line per row; a run counts once it is taken."""
+        submitted = super().submit(text, name, run, **more)
+        self.runs[submitted.run] = text.count("\n") - 1
+        return submitted
 
     @contextmanager
     def fault(self, what: str = "", workers: Collection[str] = (), kills: int = 1) -> Iterator[None]:

@@ -14,15 +14,21 @@ from shared import images, keys, queue
 LONGEST_LOCK_S = 15.0  # a worker that is killed in dispatch holds its lock for 10 s
 
 
-def check(mill: Mill, run: str, count: int, dead: Collection[int] = (), failed: Collection[int] = ()) -> None:
-    """Each row has one object of the manifest's hash, or a record of its death, or a reason; nothing else is there."""
+def check(
+    mill: Mill, run: str, count: int, dead: Collection[int] = (), failed: Collection[int] = (), canceled: int = 0
+) -> None:
+    """Each row has one object of the manifest's hash, or a record of its death, or a reason; nothing else is there.
+
+    `dead`, `failed`: which rows; `canceled`: how many.
+    """
     counts = mill.finish(run, timeout_s=240)
     lines = {line["row"]: line for line in map(json.loads, mill.lines(run))}
     assert sorted(lines) == list(range(1, count + 1)), f"rows of {run}"
     assert len(mill.lines(run)) == count, f"rows of {run} that stand twice"
     ended = {state: [row for row, line in lines.items() if line["state"] == state] for state in ("dead", "failed")}
     assert ended == {"dead": sorted(dead), "failed": sorted(failed)}, reasons(lines.values())
-    assert counts["done"] + counts["failed"] + counts["dead"] == counts["rows"] == count
+    assert sum(counts[state] for state in ("done", "failed", "dead", "canceled")) == counts["rows"] == count
+    assert sum(line["state"] == "canceled" for line in lines.values()) == counts["canceled"] == canceled
     done = [line for line in lines.values() if line["state"] == "done"]
     for line in done:
         _check_object(mill, run, line)

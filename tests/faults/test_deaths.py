@@ -23,7 +23,8 @@ def shard_runs(mill: Mill, run: str) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.timeout(900)
-def test_a_worker_that_is_killed_at_a_random_moment(mill: Mill) -> None:
+@pytest.mark.parametrize("victim", ["worker", "pool process"])
+def test_a_kill_at_a_random_moment_of_a(mill: Mill, victim: str) -> None:
     chance = Chance(1)
     with mill.worker() as worker:
         for number in range(ROUNDS):
@@ -31,21 +32,9 @@ def test_a_worker_that_is_killed_at_a_random_moment(mill: Mill) -> None:
             await_rows(mill, run)
             chance.pause(0.4)
             with mill.fault():
-                worker.kill()
-            worker.start()
-            oracle.check(mill, run, 16)
-
-
-@pytest.mark.timeout(900)
-def test_a_pool_process_that_is_killed_at_a_random_moment(mill: Mill) -> None:
-    chance = Chance(2)
-    with mill.worker() as worker:
-        for number in range(ROUNDS):
-            run = mill.begin(f"child-{number}", 16)
-            await_rows(mill, run)
-            chance.pause(0.4)
-            with mill.fault():
-                child(worker).kill()
+                worker.kill() if victim == "worker" else child(worker).kill()
+            if victim == "worker":
+                worker.start()
             oracle.check(mill, run, 16)
             assert worker.process.poll() is None
 

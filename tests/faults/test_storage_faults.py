@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import faulty_s3
@@ -13,6 +15,7 @@ from mill import Mill
 
 from shared.errors import Unreachable
 from shared.store import Store
+from workers.patience import patiently
 
 
 def test_a_storage_that_is_down_for_a_while(mill: Mill) -> None:
@@ -62,6 +65,30 @@ def test_a_worker_killed_beside_a_storage_that_ignores_conditions(mill: Mill) ->
                 worker.kill()
             worker.start()
             oracle.check(mill, run, 32)
+
+
+PAIRS = 200
+
+
+def test_two_writers_of_one_picture_at_once(mill: Mill) -> None:
+    writers = [Store(mill.settings) for _ in range(2)]
+    together = threading.Barrier(2)
+    for number in range(PAIRS):
+
+        def write(which: int, key: str = f"runs/pairs/images/{number}.png") -> bool:
+            together.wait()
+            return patiently(lambda: writers[which].put_new(key, body(which), "image/png"))
+
+        with ThreadPoolExecutor(2) as pool:
+            won = list(pool.map(write, range(2)))
+        assert sorted(won) == [False, True], f"pair {number}"
+        assert mill.store.get(f"runs/pairs/images/{number}.png") == body(won.index(True))
+    mill.figures.append(f"{PAIRS} pairs, one winner each")
+
+
+def body(writer: int) -> bytes:
+    """As large as a picture, and each writer's own, to see whose it is that stands."""
+    return bytes([writer]) * 300_000
 
 
 FINISH = """
@@ -120,6 +147,5 @@ def test_a_storage_that_fails_while_a_run_is_submitted(mill: Mill, monkeypatch: 
                 mill.begin("submitted", 24, "picture")
         assert way.hits > 3
         mill.store = near
-        mill.rows = 24
     with mill.worker():
         oracle.check(mill, "submitted", 24)

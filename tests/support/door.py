@@ -4,28 +4,24 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from urllib.parse import urlsplit
+from contextlib import closing, contextmanager, suppress
 
 from authority import Authority
+from proxy import target
 
 
 @contextmanager
 def door(address: str, own: Authority) -> Iterator[int]:
     """The port of a door before a redis:// or http:// address, with this certificate."""
-    parts = urlsplit(address)
-    door = Door((parts.hostname or "", parts.port or 0), own)
-    try:
+    with closing(Door(address, own)) as door:
         yield door.port
-    finally:
-        door.close()
 
 
 class Door:
     """Takes TLS off what comes, and passes it on to a server that speaks none."""
 
-    def __init__(self, target: tuple[str, int], own: Authority):
-        self._target = target
+    def __init__(self, address: str, own: Authority):
+        self._target = target(address)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(own.certificate, own.key)
         self._listener = socket.create_server(("127.0.0.1", 0))

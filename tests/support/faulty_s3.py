@@ -4,14 +4,13 @@ import http.client
 import random
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
 
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from proxy import target
 
 from shared import settings
 
@@ -23,8 +22,8 @@ class FaultyS3:
     """`fault`: none, 500, 503, slow, reset (half of the answer), cut-put (half of what is sent), no-conditions.
     One of `every` requests meets it, by chance: in a fixed turn, a retry of two requests would meet it for ever."""
 
-    def __init__(self, target: tuple[str, int]):
-        self.target = target
+    def __init__(self, endpoint: str):
+        self.target = target(endpoint)
         self.fault = "none"
         self.every = 1
         self.hits = 0
@@ -135,15 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-@contextmanager
-def before(endpoint: str) -> Iterator[FaultyS3]:
+def before(endpoint: str) -> closing[FaultyS3]:
     """A faulty way before an http:// endpoint."""
-    parts = urlsplit(endpoint)
-    way = FaultyS3((parts.hostname or "", parts.port or 80))
-    try:
-        yield way
-    finally:
-        way.close()
+    return closing(FaultyS3(endpoint))
 
 
 def _signed_anew(request: BaseHTTPRequestHandler, headers: dict[str, str]) -> dict[str, str]:

@@ -2,17 +2,21 @@
 
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, suppress
 from urllib.parse import urlsplit
 
 
 class Proxy:
-    """Passes bytes on between its own port and the service. While it is away, connections break and new ones drop."""
+    """Passes bytes on between its own port and the service. While it is away, connections break and new ones drop.
 
-    def __init__(self, target: tuple[str, int]):
-        self.target = target
+    While it swallows, nothing breaks: what is sent one way vanishes. A connection that lost something stays silent that
+    way for ever, as behind a router that forgot it.
+    """
+
+    def __init__(self, address: str):
+        self.target = target(address)
         self._away = threading.Event()
+        self._swallows = {"requests": threading.Event(), "answers": threading.Event()}
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -27,6 +31,14 @@ class Proxy:
     def come_back(self) -> None:
         self._away.clear()
 
+    def swallow(self, what: str) -> None:
+        """`requests` to the service, or its `answers`."""
+        self._swallows[what].set()
+
+    def let_through(self) -> None:
+        for swallows in self._swallows.values():
+            swallows.clear()
+
     def close(self) -> None:
         _close(self._listener)
         self.go_away()
@@ -40,25 +52,29 @@ class Proxy:
                     continue
                 service = socket.create_connection(self.target)
                 self._open += [client, service]
-                for source, sink in ((client, service), (service, client)):
-                    threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+                for source, sink, what in ((client, service, "requests"), (service, client, "answers")):
+                    way = (source, sink, self._swallows[what])
+                    threading.Thread(target=_pump, args=way, daemon=True).start()
 
 
-@contextmanager
-def before(endpoint: str) -> Iterator[Proxy]:
-    """A proxy before an http:// endpoint."""
-    parts = urlsplit(endpoint)
-    proxy = Proxy((parts.hostname or "", parts.port or 80))
-    try:
-        yield proxy
-    finally:
-        proxy.close()
+def target(address: str) -> tuple[str, int]:
+    """Host and port of an http:// or redis:// address."""
+    parts = urlsplit(address)
+    return parts.hostname or "", parts.port or 80
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+def before(address: str) -> closing[Proxy]:
+    """A proxy before an http:// or redis:// address."""
+    return closing(Proxy(address))
+
+
+def _pump(source: socket.socket, sink: socket.socket, swallows: threading.Event) -> None:
+    silent = False
     with suppress(OSError):
         while data := source.recv(1 << 16):
-            sink.sendall(data)
+            silent = silent or swallows.is_set()
+            if not silent:
+                sink.sendall(data)
     _close(source)
     _close(sink)
 
