@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared import keys
+from shared import keys, results
 from shared.errors import PixelmillError, UsageError
 from shared.store import Store
 
@@ -96,16 +96,9 @@ def _chunks(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, dict[str, Any
     yield chunk
 
 
-def _masks(line: dict[str, Any]) -> list[str]:
-    """What lies in masks/ beside a picture, relative to the run."""
-    found: list[str] = line.get("masks", [])
-    listed = [f"masks/{Path(line['key']).stem}.json"] if found else []
-    return [*([line["mask"]] if "mask" in line else []), *found, *listed]
-
-
 def _fetch(store: Store, run: str, folder: Path, line: dict[str, Any]) -> bool:
     """True if the picture had to be fetched."""
-    for key in _masks(line):  # written once, and so never another
+    for key in results.beside(line):  # written once, and so never another
         path = folder / "masks" / Path(key).name
         if not path.exists():
             _write(path, _there(store, run, key))

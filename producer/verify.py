@@ -104,6 +104,7 @@ class Check:
         self.ended = ended
         self.table = table
         self.faults = Faults()
+        self.names_every_row = ended is not None  # whether what is read has a line for each row
         self.rows_open = 0
         self.objects = 0
         self.objects_open = 0  # stored, and of rows that are open
@@ -130,6 +131,7 @@ class Check:
             return
         if self.ended:
             self.faults.add("missing", MANIFEST, f"is missing; `produce rebuild {self.run}` writes it anew")
+            self.names_every_row = not self.ended["counts"].get("canceled", 0)  # results/ is silent about canceled ones
         for entry in self.store.list(keys.results(self.run)):
             name = entry.key.removeprefix(keys.prefix(self.run))
             yield name, results.generation(Path(name).stem)
@@ -141,7 +143,7 @@ class Check:
         self._count(row, n, number, str(line["state"]), int(line["job"]["num_images_per_prompt"]))
         if named:
             self._expect(row, *named)
-            for key in beside(line):
+            for key in results.beside(line):
                 self._expect(row, key, "", 0)
 
     def _count(self, row: int, n: int, number: int, state: str, images: int) -> None:
@@ -198,16 +200,15 @@ class Check:
         unnamed = self.rows - self.table.execute("select count(distinct row) from lines").fetchone()[0]
         if self.ended is None:
             self.rows_open = max(0, unnamed)
-        is_lost = self.ended is not None and unnamed > self.ended["counts"].get("canceled", 0)
         after = 1
         for row, images, wanted in self._rows():
-            self._lose(range(after, row) if is_lost else ())
+            self._lose(range(after, row) if self.names_every_row else ())
             after = row + 1
             if images < wanted:
                 self.faults.add("lost", f"row {row}", f"has {images} of its {wanted} pictures")
             if not 1 <= row <= self.rows:
                 self.faults.add("line", f"row {row}", f"has a result, and the file has {self.rows:,} rows")
-        self._lose(range(after, self.rows + 1) if is_lost else ())
+        self._lose(range(after, self.rows + 1) if self.names_every_row else ())
 
     def _lose(self, rows: Iterable[int]) -> None:
         for row in rows:
@@ -219,13 +220,6 @@ class Check:
             "select row, count(distinct n), case when max(state != 'done') then 1 else max(images) end "
             "from lines group by row order by row"
         )
-
-
-def beside(line: dict[str, Any]) -> list[str]:
-    """What lies in masks/ beside a picture, relative to the run. Result lines hold no hashes of it."""
-    found: list[str] = line.get("masks", [])
-    listed = [f"masks/{Path(line['key']).stem}.json"] if found else []
-    return [*([line["mask"]] if "mask" in line else []), *found, *listed]
 
 
 # --- what is printed ---

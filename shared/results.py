@@ -1,6 +1,7 @@
 """A line of results/: what became of one image, or of one row that failed."""
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from shared.jobs import Row
@@ -34,6 +35,13 @@ def _head(row: Row, n: int, state: str) -> dict[str, Any]:
 def _job(row: Row) -> dict[str, Any]:
     metadata = {"metadata": row.metadata} if row.metadata else {}
     return {"job": row.job.model_dump(), **metadata}
+
+
+def beside(line: dict[str, Any]) -> list[str]:
+    """What lies in masks/ beside a picture, relative to the run. Result lines hold no hashes of it."""
+    found: list[str] = line.get("masks", [])
+    listed = [f"masks/{PurePosixPath(line['key']).stem}.json"] if found else []
+    return [*([line["mask"]] if "mask" in line else []), *found, *listed]
 
 
 def generation(shard: str) -> int:

@@ -11,7 +11,7 @@ import pytest
 from fleet import Fleet, wait_for
 from PIL import Image
 
-from producer import cli, listing, rebuild, rehash, verify
+from producer import cli, control, listing, rebuild, rehash, verify
 from producer.rehash import Expected
 from producer.session import Session
 from shared import keys
@@ -155,6 +155,21 @@ def test_a_skipped_row_that_nothing_tells_of_is_lost(
 ) -> None:
     fleet.store.delete(keys.rejected(whole))
     assert [fault["where"] for fault in look(session, whole, capsys)[1]["shown"]] == ["row 4"]
+
+
+def test_a_canceled_run_is_whole_until_the_line_of_a_canceled_row_is_lost(
+    fleet: Fleet, session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fleet.submit("prompt\none\ntwo\nthree\n").run
+    control.cancel(session, run)
+    assert fleet.finish(run)["canceled"] == 3
+    code, found = look(session, run, capsys)
+    assert (code, found["over"], found["faults"]) == (0, True, {})
+    edit_manifest(fleet, run, lambda lines: [lines[0], lines[2]])
+    code, found = look(session, run, capsys)
+    assert (code, [fault["where"] for fault in found["shown"]]) == (1, ["row 2"])
+    fleet.store.delete(keys.inside(run, "manifest.jsonl"))  # what is left says nothing of canceled rows
+    assert look(session, run, capsys)[1]["faults"] == {"missing": 1}
 
 
 def test_a_manifest_that_is_gone_is_a_fault_that_rebuild_mends(
