@@ -27,7 +27,7 @@ class Mill(Fleet):
 
     def __init__(self, settings: Settings, folder: Path):
         self.kills = 0  # faults after which a model call may run again
-        self.recoveries: list[tuple[str, float]] = []  # what broke, seconds until a shard of it was claimed again
+        self.recoveries: list[tuple[str, float]] = []  # what broke, seconds until a shard of it was free again
         self.runs: dict[str, int] = {}  # rows of each run that was taken
         self.figures: list[str] = []  # what else a case measured
         self._watches: list[threading.Thread] = []
@@ -48,7 +48,7 @@ class Mill(Fleet):
     @contextmanager
     def fault(self, what: str = "", workers: Collection[str] = (), kills: int = 1) -> Iterator[None]:
         """Around what breaks these workers (none named: all); from its beginning, the time until a shard that one of
-        them ran is claimed again."""
+        them ran can go to another."""
         held, begin = self.held(workers), time.monotonic()
         yield
         self.kills += kills
@@ -67,7 +67,7 @@ class Mill(Fleet):
         return found
 
     def recovered(self) -> None:
-        """Waits until each shard that a fault hit was claimed again, or had been committed before it was hit."""
+        """Waits until each shard that a fault hit was free again, or had been committed before it was hit."""
         for watch in self._watches:
             watch.join(LONGEST_WATCH_S)
 
@@ -80,7 +80,7 @@ class Mill(Fleet):
             with suppress(PixelmillError):
                 for (run, name), token in list(held.items()):
                     parts = self._parts(run, name)
-                    if any(shard.token > token and shard.state == "running" for shard in parts):
+                    if parts and not any(shard.token == token and shard.state == "running" for shard in parts):
                         self.recoveries.append((what, time.monotonic() - begin))
                         parts = []
                     if not parts:

@@ -26,9 +26,10 @@ from shared.errors import PixelmillError
 
 WORKERS = 2
 OPEN_RUNS = 12  # under load: there is work beside the shards that wait for the end of a lease
-RECOVERY_S = 15.0  # beyond the lease, of which most is the tick of dispatch and the shard that a worker is at
+RECOVERY_S = 15.0  # beyond the lease: the tick of dispatch, and what a broker that is away adds
 CALLS_PER_KILL = 1.0  # model calls that are made again; one was under way
 SETTLE_S = 900
+BUSY_S = 20
 
 
 class Soak:
@@ -64,7 +65,7 @@ class Soak:
             self.say(fault.__name__)
             self.faults_made += 1
             fault()
-            self.watch(self.random.uniform(2, 8))
+            self.watch(self.random.uniform(2, 10))
         self.settle()
 
     def keep_loaded(self) -> None:
@@ -113,21 +114,30 @@ class Soak:
 
     # --- faults ---
 
+    def busy(self) -> WorkerProcess:
+        """One that runs a shard, if any soon does: others lose nothing."""
+        end = time.monotonic() + BUSY_S
+        while time.monotonic() < end:
+            if at_work := [worker for worker in self.workers if self.mill.held([worker.name])]:
+                return self.random.choice(at_work)
+            self.watch(0.2)
+        return self.random.choice(self.workers)
+
     def kill_worker(self) -> None:
-        worker = self.random.choice(self.workers)
+        worker = self.busy()
         with self.mill.fault("worker killed", [worker.name]):
             worker.kill()
         worker.start()
 
     def kill_child(self) -> None:
-        worker = self.random.choice(self.workers)
+        worker = self.busy()
         with self.mill.fault("pool process killed", [worker.name]), suppress(psutil.Error):
             child = pool_process(worker)
             if child:
                 child.kill()
 
     def sleep_past_the_lease(self) -> None:
-        worker = self.random.choice(self.workers)
+        worker = self.busy()
         with self.mill.fault("worker asleep", [worker.name]), suppress(ProcessLookupError):
             os.killpg(worker.process.pid, signal.SIGSTOP)
             self.watch(self.lease_s * self.random.uniform(0.5, 1.5))
@@ -183,20 +193,18 @@ def verdict(soak: Soak) -> int:
     not_planted = sum(len(set(mill.ledger.failed_rows(run)) - dead) for run, (_, dead) in soak.planted.items())
     again = oracle.calls_again(mill)
     mill.recovered()
-    killed_s = mill.recoveries_s("worker killed")
     print(f"runs {len(counts)}, rows {rows}, faults {soak.faults_made}, processes ended {mill.kills}")
     print(f"lost {lost}, duplicate commits {twice}, dead rows that were not planted {not_planted}")
     print(f"model calls made again {again}: {again / max(1, mill.kills):.2f} for each process that ended")
     for what in sorted({what for what, _ in mill.recoveries}):
-        print(f"{what}: shards claimed again after {spread(mill.recoveries_s(what))}")
+        print(f"{what}: a shard is free again after {spread(mill.recoveries_s(what))}")
     print(f"longest stall {soak.stall_s:.1f} s")
     if lost or twice or not_planted:
         missed.append("lost, duplicate or dead rows")
     if again > CALLS_PER_KILL * mill.kills:
         missed.append(f"{again} model calls made again; expected at most {CALLS_PER_KILL:g} for each end of a process")
-    if killed_s:
-        slow = sum(seconds > soak.lease_s + RECOVERY_S for seconds in killed_s)
-        print(f"of a killed worker's shards, {slow} waited longer than the lease and {RECOVERY_S:g} s")
+    slow = sum(seconds > soak.lease_s + RECOVERY_S for seconds in mill.recoveries_s("worker killed"))
+    print(f"of the killed workers' shards, {slow} waited longer than the lease and {RECOVERY_S:g} s")
     print("\n".join(["MISSED", *missed]) if missed else "nothing lost, nothing done twice")
     return 1 if missed else 0
 
