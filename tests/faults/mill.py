@@ -18,7 +18,7 @@ from shared.settings import Settings
 from shared.shards import Shard
 
 SETTINGS = {"LEASE_S": 2, "HEARTBEAT_S": 0.5, "REDELIVER_S": 1, "THREADS": 1, "HANG_S": 3}
-LONGEST_WATCH_S = 60.0
+LONGEST_WATCH_S = 120.0
 Held = dict[tuple[str, str], int]  # (run, shard) -> token
 
 
@@ -85,7 +85,7 @@ class Mill(Fleet):
                         parts = []
                     if not parts:
                         del held[run, name]
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     def _parts(self, run: str, name: str) -> list[Shard]:
         """What there is of a shard: itself, and rows of it that go alone."""
