@@ -1,8 +1,9 @@
 """What to think of what the doctor finds: pure, a finding per check."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from shared.catalog import Model
@@ -37,6 +38,21 @@ def summary(findings: Iterable[Finding]) -> str:
     levels = [finding.level for finding in findings]
     failed, warnings = levels.count("FAILED"), levels.count("warning")
     return f"{failed or 'nothing'} failed, {warnings or 'no'} warning{'' if warnings == 1 else 's'}"
+
+
+# --- local stack ---
+
+
+def judge_stack(root: Path, missing: Sequence[str]) -> Finding:
+    """`missing`: which of its two services do not run, one at least."""
+    check, names = "local stack", {"valkey": "broker", "seaweedfs": "storage"}
+    if len(missing) == len(names):
+        advice = "start them with `produce up`, or set PIXELMILL_REDIS_URL to use services elsewhere"
+        return Finding(check, "FAILED", f"neither broker nor storage of {root} runs", advice)
+    (dead,) = missing
+    (alive,) = names.keys() - missing
+    advice = f"`produce up` starts it again; {root / 'logs' / dead}.log may say why it ended"
+    return Finding(check, "FAILED", f"the {names[dead]} of {root} does not run, its {names[alive]} does", advice)
 
 
 # --- broker ---

@@ -66,8 +66,7 @@ def _local_stack() -> Finding:
     """From here on the settings lead to it, if it runs."""
     running = stack.describe(session.ROOT)
     if running is None:
-        advice = "start what is missing with `produce up`, or set PIXELMILL_REDIS_URL to use services elsewhere"
-        return Finding("local stack", "FAILED", f"broker or storage of {session.ROOT} do not run", advice)
+        return diagnosis.judge_stack(session.ROOT, stack.missing(session.ROOT))
     os.environ.update(running.env)
     return Finding("local stack", "ok", f"broker and storage of {session.ROOT} run")
 

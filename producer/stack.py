@@ -25,6 +25,7 @@ LOCK_S = 300.0
 PORTS = range(20_000, 22_768)  # this and GRPC_STEP above it lie below the ports of outgoing connections
 CONFIG = "stack.json"
 PROCESSES = "processes.json"
+NEEDED = ("valkey", "seaweedfs")
 RENEWED = "new ports and passwords are then chosen, and the data stays"
 
 
@@ -69,13 +70,16 @@ def down(root: Path) -> list[str]:
 def describe(root: Path) -> Stack | None:
     """The stack if its broker and its storage run; starts nothing."""
     root = root.absolute()
+    return None if missing(root) else _stack(root, *_config(root))
+
+
+def missing(root: Path) -> list[str]:
+    """Which of a stack's services that nothing works without do not run."""
     if not (root / CONFIG).exists():
-        return None
+        return list(NEEDED)
     processes.need_psutil()
     started = _read_processes(root)
-    if not all(name in started and processes.alive(started[name]) for name in ("valkey", "seaweedfs")):
-        return None
-    return _stack(root, *_config(root))
+    return [name for name in NEEDED if name not in started or not processes.alive(started[name])]
 
 
 def run(root: Path, wanted: Sequence[Service]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import redis
 from fleet import wait_for, write_models
 
-from producer import cli, diagnosis, rights, services, session, stack
+from producer import cli, diagnosis, processes, rights, services, session, stack
 from producer.diagnosis import Finding
 from shared import catalog
 from shared.catalog import Model
@@ -288,6 +288,25 @@ def test_a_local_stack_that_is_not_started_is_said_and_models_are_still_checked(
     assert (code, levels(findings, "FAILED")) == (3, ["local stack"])
     assert "produce up" in findings["local stack"]["advice"]
     assert findings["model demo-sam"]["level"] == "ok"
+
+
+def test_of_a_local_stack_the_one_service_that_died_is_named(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIXELMILL_REDIS_URL")
+    root = tmp_path / session.ROOT
+    named = {"valkey": "the broker of .pixelmill does not run, its storage does"}
+    named |= {"seaweedfs": "the storage of .pixelmill does not run, its broker does"}
+    try:
+        for name, found in named.items():
+            stack.up(root, workers=False, flower=False)
+            processes.stop(stack._read_processes(root)[name])
+            code, findings = doctor()
+            assert (code, levels(findings, "FAILED")) == (3, ["local stack"])
+            assert findings["local stack"]["found"] == found
+            assert f"logs/{name}.log" in findings["local stack"]["advice"]
+    finally:
+        stack.down(root)
 
 
 def test_a_local_stack_that_runs_is_found_without_settings(
