@@ -71,6 +71,9 @@ def parser() -> argparse.ArgumentParser:
     _json_option(_command(commands, "doctor", _doctor, "check broker, storage, models and workers"))
     check = _command(commands, "verify", _verify, "hash a run's pictures anew and find what is missing or differs")
     check.add_argument("name", metavar="RUN", type=_run_name)
+    check.add_argument(
+        "--rerender", metavar="N", type=_positive, default=0, help="make N pictures again, and compare their pixels"
+    )
     _json_option(check)
     again = _command(commands, "rebuild", _rebuild, "restore a run in the broker from the storage")
     again.add_argument("name", metavar="RUN", nargs="?", type=_run_name)
@@ -268,7 +271,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from producer import verify  # noqa: PLC0415
 
-    return verify.verify(_session(), arguments.name, arguments.json)
+    return verify.verify(_session(), arguments.name, arguments.json, arguments.rerender)
 
 
 def _rebuild(arguments: argparse.Namespace) -> int:

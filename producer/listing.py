@@ -64,8 +64,7 @@ def look(session: Session, run: str) -> dict[str, Any] | None:
 
 
 def remove(session: Session, run: str, sure: bool) -> int:
-    """Delete a run: first its description, so that nobody joins it, then from the ledger, so that workers stop, then
-    its objects. What an interrupted deletion left is deleted by the next one."""
+    """Delete a run, or what an interrupted deletion left of it."""
     view = look(session, run)
     left = next(session.store.list(keys.prefix(run)), None)
     if view is None and left is None and not session.ledger.facts(run):
@@ -74,11 +73,17 @@ def remove(session: Session, run: str, sure: bool) -> int:
     if not sure and not _ask(f"delete {what}? [y/N] "):
         print("nothing was deleted")
         return 1
-    session.store.delete(keys.description(run))
-    session.ledger.forget(run)
-    count = session.store.delete_all(keys.prefix(run)) + (view is not None)
+    count = erase(session, run) + (view is not None)
     print(f"deleted {what.partition(' with')[0]}: {count} objects")
     return 0
+
+
+def erase(session: Session, run: str) -> int:
+    """Delete a run: first its description, so that nobody joins it, then from the ledger, so that workers stop, then
+    its other objects; how many they were."""
+    session.store.delete(keys.description(run))
+    session.ledger.forget(run)
+    return session.store.delete_all(keys.prefix(run))
 
 
 def _ask(question: str) -> bool:

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,9 +16,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from producer import rerender
 from producer.rehash import Checked, Expected, rehash
+from producer.rerender import Again
 from producer.session import Session
-from shared import keys, results
+from shared import catalog, keys, results
 from shared.errors import UsageError
 from shared.store import Store
 
@@ -30,7 +32,8 @@ REJECTED = "rejected.jsonl"
 
 @dataclass(frozen=True)
 class Fault:
-    """`kind`: missing, other bytes, unreadable, extra, lost, twice or line. `where`: an object, row or line."""
+    """`kind`: missing, other bytes, unreadable, extra, lost, twice, line, or one of `Again`. `where`: an object, row
+    or line."""
 
     kind: str
     where: str
@@ -53,22 +56,33 @@ class Faults:
             self.shown.append(Fault(kind, where, text))
 
 
-def verify(session: Session, run: str, as_json: bool) -> int:
-    """Check one run and print what was found; 0 if all is well."""
+def verify(session: Session, run: str, as_json: bool, rerendered: int = 0) -> int:
+    """Check one run and print what was found; 0 if all is well. `rerendered`: so many pictures are made again."""
     body = session.store.get(keys.description(run))
     if body is None:
         raise UsageError(f"there is no run {run}; `produce runs` lists them")
     start = time.monotonic()
-    ended = _ended(session, run)
+    about, ended = json.loads(body), _ended(session, run)
+    if rerendered:
+        _refuse_rerender(session, about, ended)
     console = Console(stderr=True, quiet=as_json)
     with tempfile.TemporaryDirectory(prefix="pixelmill-") as folder, closing(_open(Path(folder))) as table:
-        check = Check(session.store, json.loads(body), ended, table)
+        check = Check(session.store, about, ended, table)
         check.read_lines()
         check.look_at_objects(console)
         check.look_for_extras()
         check.look_at_rows()
+    if rerendered:
+        check.take_again(rerender.rerender(session, about, rerendered, quiet=as_json))
     _show(check, time.monotonic() - start, as_json)
     return 1 if check.faults.counts else 0
+
+
+def _refuse_rerender(session: Session, about: dict[str, Any], ended: dict[str, Any] | None) -> None:
+    """Before anything is read: hashing may take hours."""
+    if ended is None:
+        raise UsageError(f"--rerender: run {about['run']} is not over; its manifest says how pictures were made")
+    rerender.check_models(about, catalog.load(session.ledger.settings.models))
 
 
 def _ended(session: Session, run: str) -> dict[str, Any] | None:
@@ -109,6 +123,7 @@ class Check:
         self.objects = 0
         self.objects_open = 0  # stored, and of rows that are open
         self.size_bytes = 0
+        self.made_again: list[Again] = []
 
     # --- what there should be ---
 
@@ -214,6 +229,12 @@ class Check:
         for row in rows:
             self.faults.add("lost", f"row {row}", "has neither picture nor failure, and was not skipped")
 
+    def take_again(self, made: Sequence[Again]) -> None:
+        self.made_again += made
+        for again in made:
+            if again.kind:
+                self.faults.add(again.kind, again.where, again.text)
+
     def _rows(self) -> Iterator[tuple[int, int, int]]:
         """Row, images that have a result, images that must have one: a row that failed need not have all of them."""
         return self.table.execute(
@@ -234,6 +255,9 @@ def _show(check: Check, seconds: float, as_json: bool) -> None:
         print(fault, file=sys.stderr)
     if rest := faults.counts.total() - len(faults.shown):
         print(f"... and {rest:,} more faults", file=sys.stderr)
+    for again in check.made_again:
+        if not again.kind:
+            print(again)
     if check.ended is None:
         print(f"run {check.run} is not over: {check.rows_open:,} rows are open, with {check.objects_open:,} objects")
     figures = f"{check.objects:,} objects, {check.size_bytes:,} bytes, {seconds:.1f} s"
@@ -254,5 +278,6 @@ def _as_json(check: Check, seconds: float) -> dict[str, Any]:
         "size_bytes": check.size_bytes,
         "seconds": round(seconds, 3),
         "faults": dict(check.faults.counts),
+        "made_again": [asdict(again) for again in check.made_again],
         "shown": [asdict(fault) for fault in check.faults.shown],
     }

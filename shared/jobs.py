@@ -157,6 +157,8 @@ class Row(BaseModel):
     filename: str | None = None  # without suffix
     custom_id: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)  # columns that pixelmill does not know
+    # Of a picture that is made again: it runs alone, repeated until the model call has so many images.
+    batch_images: Annotated[int, Field(ge=1)] | None = None
 
 
 def canonical_json(value: dict[str, Any]) -> str:

@@ -15,7 +15,8 @@ from shared.settings import Settings
 
 RUN_SHARD = "pixelmill.run_shard"
 BULK = "bulk"
-LANES = ("interactive", BULK)  # in the order in which workers empty them
+INTERACTIVE = "interactive"
+LANES = (INTERACTIVE, BULK)  # in the order in which workers empty them
 
 
 def make_app(settings: Settings, include: Sequence[str] = ()) -> Celery:

@@ -48,8 +48,19 @@ def first(wanted: Sequence[Item], most: int) -> list[Item]:
 
     A shard that resumes may lack some rows; nothing is padded, the shape of each batch is recorded with its images.
     """
+    if wanted[0].row.batch_images:
+        return [wanted[0]]
     key = _key(wanted[0])
     return list(takewhile(lambda item: _key(item) == key, wanted[:most]))
+
+
+def filled(batch: Sequence[Item]) -> list[Item]:
+    """What the model call runs: the batch, or a lone image as often as its row asks; the first one is the picture.
+
+    Neighbours do not change pixels, the shape of the batch does.
+    """
+    copies = batch[0].row.batch_images if len(batch) == 1 else None
+    return [*batch] * (copies or 1)
 
 
 def halves(batch: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:

@@ -125,7 +125,7 @@ class ShardRun:
 
     def _run(self, ready: Sequence[Item], model: Any) -> list[Pixels | None]:
         """Through the model, all that it has to draw."""
-        drawn = _drawn(ready)
+        drawn = batches.filled(_drawn(ready))
         pictures = iter(RUNNERS[drawn[0].job.kind](drawn, model, self._on_step(drawn)) if drawn else ())
         return [next(pictures) if _is_drawn(item) else None for item in ready]
 
@@ -139,7 +139,7 @@ class ShardRun:
             "model": {"name": model.name, "identity": model.identity},
             "device": device.describe(self.host.device),
             "threads": device.threads(),
-            "batch_shape": [len(_drawn(batch)), item.job.height, item.job.width],
+            "batch_shape": [len(batches.filled(_drawn(batch))), item.job.height, item.job.width],
             "seconds": {"batch": seconds, **own},
         }
 
