@@ -5,11 +5,15 @@ Valid files are cut, spliced and bent, which reaches further than noise. `make f
 
 import json
 import os
-from collections.abc import Callable
+import resource
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import edit_files
+import numpy as np
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,7 +25,10 @@ from producer.faults import BadCell
 from producer.rows import ReadOptions
 from shared import headers, jobs, keys, queue
 from shared.errors import BadInput, UsageError
-from workers import originals
+from shared.runs import Ledger
+from shared.settings import Settings
+from shared.shards import Shard
+from workers import guard, masks, originals
 
 CASES = int(os.environ.get("FUZZ_CASES", "150"))
 fuzz = settings(
@@ -32,6 +39,7 @@ fuzz = settings(
     suppress_health_check=list(HealthCheck),
 )
 MOST_BYTES, MOST_PIXELS = 1 << 20, 1 << 20
+MEMORY_BYTES = 512 << 20  # beyond what the process has when a test begins: no file of a few kB may take it
 CSV = (
     b"prompt,negative_prompt,seed,width,steps,filename\na red circle,dark,7,128,20,one\n"
     b'"a ""big"", blue\nsquare",,,,,two.png\n',
@@ -66,6 +74,24 @@ CELL_PARSERS: tuple[Callable[[str], object], ...] = (
     lambda cell: columns.seed(cell, 4),
     lambda cell: columns.filename(cell, "png"),
 )
+
+
+@pytest.fixture(autouse=True)
+def bounded() -> Iterator[None]:
+    """Whoever asks for more memory gets MemoryError, which no case expects."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + MEMORY_BYTES, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux keeps to the limit")
+def test_memory_is_bounded_here() -> None:
+    with pytest.raises(MemoryError):
+        bytearray(2 * MEMORY_BYTES)
 
 
 @st.composite
@@ -195,3 +221,59 @@ def test_a_bent_message_is_decoded_or_refused_and_never_unpickled(body: bytes) -
         assert found == b"" or json.dumps(found)  # kombu gives an empty body back as it is
     with pytest.raises(ContentDisallowed):
         loads(body, "application/x-python-serialize", "binary", accept=accepted)
+
+
+LENGTHS = st.integers(-2, 9) | st.integers() | st.sampled_from((1 << 31, 1 << 62, 10**18)) | st.floats() | st.booleans()
+CODED = (b'{"size": [2, 4], "counts": [3, 3, 2]}', b'{"size": [9, 9], "counts": [0, 40, 41]}')
+
+
+def read_json(data: bytes) -> object:
+    with suppress(ValueError):
+        return json.loads(data)
+    return None
+
+
+@fuzz
+@given(
+    coded=bent(CODED).map(read_json)
+    | st.fixed_dictionaries({"size": st.lists(LENGTHS, max_size=3), "counts": st.lists(LENGTHS, max_size=6)})
+)
+def test_bent_run_lengths_give_a_mask_or_are_refused(coded: object) -> None:
+    with suppress(BadInput):
+        mask = masks.from_rle(coded)  # type: ignore[arg-type]
+        assert mask.dtype == np.bool_
+        assert (masks.from_rle(masks.rle(mask)) == mask).all()
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Iterator[Ledger]:
+    ledger = Ledger(settings)
+    facts = {"rows": 2, "open": 2}
+    ledger.create("one", "bulk", facts, b"\0", [Shard("000000", "m", 0, 0, 1, 1), Shard("000001", "m", 0, 0, 1, 1)])
+    ledger.announce("w", {"device": "cpu", "models": ["m"]})
+    yield ledger
+    ledger.redis.close()
+
+
+NAMES = (b"one", b"one:done", b"one:failed", b"one:pending:m", b"000000", b"000000.1-r5", b"bulk", b"../one", b"one/")
+REASONS = {"gone", "done", "running"}
+
+
+@fuzz
+@given(
+    name=bent(NAMES).map(lambda data: data.decode("utf-8", "replace")) | st.text(),
+    shard=bent(NAMES).map(lambda data: data.decode("utf-8", "replace"))
+    | st.none()
+    | st.integers()
+    | st.lists(st.text()),
+)
+def test_a_message_with_bent_names_is_dropped_or_claims_nothing_that_is_not_there(
+    ledger: Ledger, name: str, shard: object
+) -> None:
+    if guard.names_a_shard({"run": name, "shard": shard}):
+        claim = ledger.claim(name, str(shard), "w")
+        if isinstance(claim, str):
+            assert claim in REASONS
+        else:
+            assert (claim.run, claim.shard.name) in {("one", "000000"), ("one", "000001")}
+            ledger.release(claim)

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from authority import Authority, authority
+from celery import Celery
 from door import door
 
 from shared import queue
@@ -54,13 +56,22 @@ def broker_behind(own: Authority, settings: Settings, monkeypatch: pytest.Monkey
 
 
 def test_ledger_and_celery_reach_a_broker_of_the_authority_that_is_named(tls_settings: Settings) -> None:
-    ledger = Ledger(tls_settings)
-    app = queue.make_app(tls_settings)
-    before = ledger.queued("bulk")
-    queue.send(app, "bulk", "run", "000000")
-    assert ledger.queued("bulk") == before + 1
-    app.close()
-    ledger.redis.close()
+    with clients(tls_settings) as (ledger, app):
+        before = ledger.queued("bulk")
+        queue.send(app, "bulk", "run", "000000")
+        assert ledger.queued("bulk") == before + 1
+
+
+@contextmanager
+def clients(settings: Settings) -> Iterator[tuple[Ledger, Celery]]:
+    ledger = Ledger(settings)
+    with closing(ledger.redis), closing(queue.make_app(settings)) as app:
+        yield ledger, app
+
+
+def refused(setting: str) -> Any:
+    """By a certificate, in an error that names the setting."""
+    return pytest.raises(Unreachable, match=rf"(?s)CERTIFICATE_VERIFY_FAILED.*PIXELMILL_{setting}")
 
 
 @pytest.mark.parametrize("given", ["strange", ""])
@@ -79,16 +90,13 @@ def test_a_broker_whose_certificate_names_another_host_is_refused(
 
 
 def assert_refused(settings: Settings) -> None:
-    ledger = Ledger(settings)
-    with pytest.raises(Unreachable, match=r"(?s)CERTIFICATE_VERIFY_FAILED.*PIXELMILL_REDIS_CA") as caught:
-        ledger.now_ms()
-    assert password(settings) not in str(caught.value)
-    ledger.redis.close()
-    app = queue.make_app(settings)
-    app.conf.task_publish_retry = False
-    with pytest.raises(Unreachable, match=r"(?s)CERTIFICATE_VERIFY_FAILED.*PIXELMILL_REDIS_CA"):
-        queue.send(app, "bulk", "run", "000000")
-    app.close()
+    with clients(settings) as (ledger, app):
+        app.conf.task_publish_retry = False
+        with refused("REDIS_CA") as caught:
+            ledger.now_ms()
+        assert password(settings) not in str(caught.value)
+        with refused("REDIS_CA"):
+            queue.send(app, "bulk", "run", "000000")
 
 
 def password(settings: Settings) -> str:
@@ -106,10 +114,10 @@ def https(settings: Settings, own: Authority, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_storage_of_the_authority_that_is_named_is_used(https: Settings) -> None:
     store = Store(https)
-    store.ensure_bucket()
-    assert store.put_new("key", b"value", "text/plain")
-    assert store.get("key") == b"value"
-    store._client.close()
+    with closing(store._client):
+        store.ensure_bucket()
+        assert store.put_new("key", b"value", "text/plain")
+        assert store.get("key") == b"value"
 
 
 @pytest.mark.parametrize("given", ["strange", ""])
@@ -118,9 +126,8 @@ def test_a_storage_of_another_authority_is_refused(
 ) -> None:
     monkeypatch.setenv("PIXELMILL_S3_CA", str(strange.ca) if given else "")
     store = Store(load())
-    with pytest.raises(Unreachable, match=r"(?s)CERTIFICATE_VERIFY_FAILED.*PIXELMILL_S3_CA"):
+    with closing(store._client), refused("S3_CA"):
         store.ensure_bucket()
-    store._client.close()
 
 
 @pytest.mark.parametrize("name", ["REDIS_CA", "S3_CA"])

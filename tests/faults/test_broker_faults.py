@@ -142,6 +142,9 @@ def garbage(trace: Path) -> dict[str, bytes]:
         "an unknown task": envelope(body({}), "application/json", "os.system"),
         "wrong arity": envelope(body({"run": "r"}, 1, 2, 3, 4), "application/json", own),
         "wrong types": envelope(body({"run": [1], "shard": {"a": 1}, "version": 1}), "application/json", own),
+        "names of other keys": envelope(
+            body({"run": "before:done", "shard": "0", "version": 1}), "application/json", own
+        ),
         "a body that is no task": envelope(b'"text"', "application/json", own),
         "deep JSON": b"[" * 200_000 + b"]" * 200_000,
         "a deep body": envelope(b"[" * 200_000 + b"]" * 200_000, "application/json", own),
