@@ -200,6 +200,10 @@ def judge_workers(workers: Mapping[str, Any], local: bool) -> list[Finding]:
 
 
 def _judge_worker(name: str, facts: Mapping[str, Any]) -> Finding:
+    if "quarantined" in facts:
+        advice = f"look at the device, then restart `python -m workers` on {name.partition('@')[2]} to try it again"
+        found = f"{facts['device']} is quarantined: {facts['quarantined']}"
+        return Finding(f"worker {name}", "warning", found, advice)
     problems, fit = facts["problems"], [model for model in facts["models"] if model not in facts["problems"]]
     found = f"on {facts['device']}, has {', '.join(fit) or 'no model'}"
     if problems:

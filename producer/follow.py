@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -83,15 +83,20 @@ def duration(seconds: float) -> str:
 
 
 class Served:
-    """Says once when no live worker can serve a model of the run."""
+    """Says once when no live worker can serve a model of the run, and when a device is quarantined."""
 
     def __init__(self, ledger: Ledger, console: Console):
         self.ledger = ledger
         self.console = console
         self.since = time.monotonic()
         self.said = ""
+        self.quarantined: set[str] = set()
 
     def look(self, run: str) -> None:
+        for worker, text in quarantines(self.ledger.workers()).items():
+            if worker not in self.quarantined:
+                self.console.print(f"[yellow]worker {escape(worker)}:[/] {escape(text)}", highlight=False)
+                self.quarantined.add(worker)
         text = unserved(self.ledger, run)
         if not text:
             self.since, self.said = time.monotonic(), ""
@@ -109,11 +114,24 @@ def unserved(ledger: Ledger, run: str) -> str:
     models = [m for m in json.loads(facts.get("models", "[]")) if ledger.pending(run, m)]
     missing = [m for m in models if not dispatch.can_serve(workers.values(), m)]
     parts = [part for m in missing for part in split_models(m)]
-    reasons = dict.fromkeys(w["problems"][m] for m in parts for w in workers.values() if m in w["problems"])
     if not missing:
         return ""
+    quarantined = quarantines(workers)
+    able = [facts for worker, facts in workers.items() if worker not in quarantined]
+    reasons = dict.fromkeys(facts["problems"][m] for m in parts for facts in able if m in facts["problems"])
+    reasons |= {f"{worker}: {text}": None for worker, text in quarantined.items()}
     why = "; ".join(reasons) or "no live worker has its files: check `path` in models.toml on the worker hosts"
     return f"no live worker can serve {', '.join(m.replace('+', ' with ') for m in missing)}: {why}"
+
+
+def quarantines(workers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Worker name -> why its device gets no more work, and what to do."""
+    return {
+        name: f"device {facts['device']} is quarantined: {facts['quarantined']}; look at the device, "
+        f"then restart `python -m workers` on {name.partition('@')[2]} to try it again"
+        for name, facts in workers.items()
+        if "quarantined" in facts
+    }
 
 
 class Bar:

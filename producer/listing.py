@@ -35,8 +35,10 @@ def status(session: Session, run: str, as_json: bool) -> int:
     names = ("rows", "pending", "running", "done", "failed", "dead", "canceled", "skipped", "images")
     print(f"run {run}: {view['state']}")
     print("  " + " · ".join(f"{view[name]} {name}" for name in names))
-    for name, facts in session.ledger.workers().items():
-        print(f"  worker {name} on {facts['device']}" + _problems(facts))
+    workers = session.ledger.workers()
+    quarantines = follow.quarantines(workers)
+    for name, facts in workers.items():
+        print(f"  worker {name}: {quarantines[name]}" if name in quarantines else _worker(name, facts))
     if waiting:
         print(f"  waiting: {waiting}")
     return 0
@@ -92,5 +94,6 @@ def _ask(question: str) -> bool:
     return input(question).strip().lower() in ("y", "yes")
 
 
-def _problems(facts: dict[str, Any]) -> str:
-    return "".join(f"; cannot serve {model}: {reason}" for model, reason in facts["problems"].items())
+def _worker(name: str, facts: dict[str, Any]) -> str:
+    problems = (f"; cannot serve {model}: {reason}" for model, reason in facts["problems"].items())
+    return f"  worker {name} on {facts['device']}" + "".join(problems)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from producer.processes import EXTRA_MISSING, Service
+from shared import settings
 from shared.errors import UsageError
 
 HOST = "127.0.0.1"
@@ -141,7 +142,7 @@ def workers(root: Path, env: Mapping[str, str]) -> Service:
         log=root / "logs" / "workers.log",
         ready=lambda: True,  # who serves which model is announced in the ledger
         fingerprint=fingerprint(*argv, *_lines(own), *_contents(_code_files("shared", "workers")), *_models(own)),
-        grace_s=30.0,  # a shard takes up to 120 s; what is cut off is resumed
+        grace_s=settings.load().grace_s + 5.0,  # in which the supervisor ends by itself
     )
 
 

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     lease_s: float = Field(60.0, gt=0, le=86_400)
     heartbeat_s: float = Field(1.0, gt=0, le=86_400)  # a canceled run stops within it, and a step
     hang_s: float = Field(900.0, gt=0, le=86_400)  # without a step of the model; then its process is ended
+    grace_s: float = Field(25.0, gt=0, le=86_400)  # between SIGTERM and SIGKILL for the workers of a supervisor
     tick_s: float = Field(5.0, gt=0, le=86_400)  # dispatch in each supervisor
     redeliver_s: float = Field(10.0, gt=0, le=86_400)  # a sent shard that nobody claimed goes out again
 

@@ -54,6 +54,7 @@ class Worker:
         self.name = name
         self.runs = runs
         self.device = "cpu"
+        self.quarantined = ""
 
 
 def test_end_files_that_take_long_keep_nobody_from_being_announced(fleet: Fleet, monkeypatch) -> None:

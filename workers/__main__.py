@@ -1,7 +1,12 @@
-"""`python -m workers`: one supervisor per host, one Celery process per device."""
+"""`python -m workers`: one supervisor per host, one Celery process per device. With `health`: how they are."""
 
 import logging
 import sys
+
+from workers import health
+
+if sys.argv[1:2] == ["health"]:  # asked every few seconds: without what takes long to import
+    sys.exit(health.main(sys.argv[2:]))
 
 from shared import settings
 from shared.errors import PixelmillError

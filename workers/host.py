@@ -17,8 +17,7 @@ from workers.app import NAME
 from workers.inputs import Inputs
 from workers.models import Models
 from workers.prepare import Preparation
-
-DRAIN = "PIXELMILL_DRAIN"  # a file: while it exists, shards are handed back
+from workers.quarantine import DRAIN
 
 
 @dataclass

@@ -6,6 +6,8 @@ from shared.errors import BadImage
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
+# What torch says of a device that fails, and of one that a new process cannot open any more.
+BROKEN = ("CUDA error:", "No CUDA GPUs are available", "CUDA driver initialization failed", "cudaGetDeviceCount")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Bury:
 class Quit:
     """The device is unusable for this process: leave, and let a new one begin."""
 
+    error: str
+
 
 Action = Halve | Isolate | Bury | Quit
 
@@ -44,7 +48,7 @@ def decide(error: BaseException, images: int) -> Action:
     if is_out_of_memory(error):
         return Halve() if images > 1 else Bury("OutOfMemory", "one image alone does not fit into the device's memory")
     if is_broken_device(error):
-        return Quit()
+        return Quit(str(error))
     if images > 1 and not isinstance(error, BadImage):
         return Isolate()
     return Bury(type(error).__name__, str(error) or type(error).__doc__ or "")
@@ -58,5 +62,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_broken_device(error: BaseException) -> bool:
     """An error after which every further call on this device fails until the process ends (pytorch#31014)."""
-    text = str(error)
-    return type(error).__name__ == "AcceleratorError" or (isinstance(error, RuntimeError) and "CUDA error:" in text)
+    named = any(words in str(error) for words in BROKEN)
+    return type(error).__name__ == "AcceleratorError" or (isinstance(error, RuntimeError) and named)

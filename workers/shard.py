@@ -13,7 +13,7 @@ from shared.images import Pixels, sprite
 from shared.jobs import Row, split_models
 from shared.shards import Claim, Outcome
 from shared.store import JSON_LINES
-from workers import batches, device, finishing, hang, retry
+from workers import batches, device, finishing, hang, quarantine, retry
 from workers.batches import Item
 from workers.host import Draining, Host
 from workers.lease import Heartbeat
@@ -88,20 +88,12 @@ class ShardRun:
         if isinstance(action, retry.Bury):
             self.errors |= dict.fromkeys((item.key for item in batch), (action.error_type, action.error))
         elif isinstance(action, retry.Quit):
-            self._leave()
+            leave(self.host, self.claim, action.error)
         else:
             pieces = batches.halves(batch) if isinstance(action, retry.Halve) else [[item] for item in batch]
             self._remember(batch, action)
             for piece in pieces:
                 self._render(piece, model, uploads)
-
-    def _leave(self) -> None:
-        """A new process may find the device usable again; the rows are not to blame."""
-        log.error("the device does not answer any more; this process ends")
-        reason = "its device failed; a new process tries again in a minute"
-        self.host.ledger.cannot_serve(self.host.name, split_models(self.claim.shard.model)[0], reason)
-        self.host.ledger.release(self.claim)
-        os._exit(BROKEN_DEVICE_EXIT)
 
     def _try(self, batch: Sequence[Item], model: Any, uploads: Uploads) -> retry.Action | None:
         # The traceback keeps tensors alive (pytorch#18853): only the error's meaning may outlive this function.
@@ -225,6 +217,16 @@ class ShardRun:
         """What an earlier try, or a worker that held the lease before, has written as this shard's results."""
         body = self.host.store.get(keys.results(self.claim.run, self.claim.shard.name))
         return outcome([json.loads(line) for line in body.splitlines()]) if body else None
+
+
+def leave(host: Host, claim: Claim, error: str) -> None:
+    """A new process may find the device usable again; the rows are not to blame."""
+    log.error("the device does not answer any more; this process ends: %s", error)
+    quarantine.note(keys.member(claim.run, claim.shard.name), error)
+    reason = "its device failed; a new process tries again in a minute"
+    host.ledger.cannot_serve(host.name, split_models(claim.shard.model)[0], reason)
+    host.ledger.release(claim)
+    os._exit(BROKEN_DEVICE_EXIT)
 
 
 def _is_drawn(item: Item) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from celery import Celery
 
@@ -9,10 +10,11 @@ from shared import dispatch, keys
 from shared.errors import LeaseLost, ModelError, Paused, Unreachable
 from shared.jobs import SCHEMA_VERSION, split_models
 from shared.shards import Claim
+from workers import held, retry
 from workers.host import Draining, Host, host
 from workers.lease import Heartbeat
 from workers.patience import patiently
-from workers.shard import ShardRun
+from workers.shard import ShardRun, leave
 
 log = logging.getLogger(__name__)
 UNKNOWN_VERSION_DELAY_S = 60.0
@@ -27,6 +29,7 @@ def work(app: Celery, run: str, shard: str, version: int, tell: Callable[[str], 
     claim = patiently(lambda: here.ledger.claim(run, shard, here.name, message))
     if isinstance(claim, str):
         return f"not claimed: {claim}"
+    held.note(claim)
     return _run(here, app, claim, tell)
 
 
@@ -51,6 +54,8 @@ def _run(here: Host, app: Celery, claim: Claim, tell: Callable[[str], None]) -> 
         patiently(lambda: here.ledger.release(claim))
         return f"handed back: {reason}"
     except Exception as error:
+        if retry.is_broken_device(error):  # while it loaded a model
+            patiently(partial(leave, here, claim, str(error)))
         log.exception("shard %s of run %s stops; it goes out again later", claim.shard.name, claim.run)
         patiently(lambda: _set_aside(here, claim))
         return f"set aside: {type(error).__name__}: {error}"

@@ -103,6 +103,19 @@ class Fleet:
             self._workers.remove(worker.name)
             worker.kill()
 
+    @contextmanager
+    def supervisor(self, devices: str, **settings: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """A real supervisor with workers of the null model. `settings`: its own PIXELMILL_*."""
+        own = {f"PIXELMILL_{name.upper()}": value for name, value in settings.items()}
+        own |= {"PIXELMILL_DEVICES": devices, "NULL_MODEL_DRAWN": str(self.drawn)}
+        own |= {"PYTHONPATH": f"{SUPPORT}:{SUPPORT.parent.parent}", "TMPDIR": str(self.folder)}
+        process = subprocess.Popen([sys.executable, str(SUPPORT / "null_workers.py")], env=os.environ | own)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+
     def close(self) -> None:
         self._stop.set()
         self._chores.join()

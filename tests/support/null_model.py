@@ -3,7 +3,8 @@
 What a prompt may ask for, to stage faults: `kill` ends the process, `fail` raises, `nan` and `black` spoil the picture,
 `memory` fails in any batch above one image, `slow` takes a second; `segfault`, `leave` and `sys-exit` end the process
 in other ways, `shortage` is Python's own MemoryError, `hang` and `grip` never return, `broken` is a device that answers
-no more, until the process ends.
+no more, until the process ends. Where NULL_MODEL_FAULTY names a file, the device
+breaks at its first model call, and from then on whenever a model is loaded.
 """
 
 import ctypes
@@ -28,6 +29,8 @@ TestOutOfMemoryError.__name__ = "OutOfMemoryError"
 
 
 def load(entry, device):
+    if os.path.exists(os.environ.get("NULL_MODEL_FAULTY", "")):
+        raise RuntimeError("CUDA error: unspecified launch failure\nCompile with more words")
     return Loaded(entry.name, entry.identity, torch.device("cpu"), None, 1)
 
 
@@ -70,6 +73,9 @@ ENDS = {
 
 def draw(items, model, on_step):
     prompts = [item.row.job.prompt for item in items]
+    if faulty := os.environ.get("NULL_MODEL_FAULTY"):
+        open(faulty, "w").close()
+        raise RuntimeError("CUDA error: unspecified launch failure\nCompile with more words")
     for word, end in ENDS.items():
         if any(word in prompt for prompt in prompts):
             end()
