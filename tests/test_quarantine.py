@@ -13,6 +13,8 @@ from producer import diagnosis, follow, listing
 from shared import keys
 from workers.quarantine import is_due
 
+PATIENCE_S = 400.0  # several processes after one another import torch
+pytestmark = pytest.mark.timeout(600)
 # Rows of different steps share no shard.
 TWELVE = "prompt,steps\n" + "".join(f"picture,{steps}\n" for steps in range(1, 13))
 DEADLY = "prompt,steps\n" + "".join(f"kill,{steps}\n" for steps in range(1, 5))
@@ -41,7 +43,7 @@ def test_a_device_that_breaks_every_time_is_left_alone_and_another_does_all_rows
     with fleet.supervisor("cpu", tick_s="0.2") as supervisor:
         monkeypatch.delenv("NULL_MODEL_FAULTY")
         run = fleet.submit(TWELVE).run
-        wait_for(lambda: follow.quarantines(fleet.ledger.workers()), "the quarantine", 120)
+        wait_for(lambda: follow.quarantines(fleet.ledger.workers()), "the quarantine", PATIENCE_S)
         wait_for(lambda: not psutil.Process(supervisor.pid).children(), "the end of the worker's process")
         ((name, text),) = follow.quarantines(fleet.ledger.workers()).items()
         told(fleet, run, name, text, capsys)
@@ -72,7 +74,7 @@ def told(fleet: Fleet, run: str, name: str, text: str, capsys) -> None:
 def test_processes_that_are_killed_do_not_count_against_their_device(fleet: Fleet) -> None:
     with fleet.supervisor("cpu", tick_s="0.2"):
         deadly = fleet.submit(DEADLY, "deadly.csv").run
-        wait_for(lambda: dead_shards(fleet, deadly) >= 3, "three deaths", 120)
+        wait_for(lambda: dead_shards(fleet, deadly) >= 3, "three deaths", PATIENCE_S)
         good = fleet.submit(TWELVE, "good.csv", lane="interactive").run
         assert fleet.finish(good)["done"] == 12
         assert not follow.quarantines(fleet.ledger.workers())
@@ -88,7 +90,7 @@ def test_a_host_that_stops_hands_back_what_it_had_to_kill_and_charges_nobody(fle
     text = "prompt\n" + "picture\n" * 3 + "hang\n"
     with fleet.supervisor("cpu", tick_s="0.2", lease_s="86400", grace_s="2") as supervisor:
         run = fleet.submit(text).run
-        wait_for(lambda: running(fleet, run), "the model call that takes too long", 120)
+        wait_for(lambda: running(fleet, run), "the model call that takes too long", PATIENCE_S)
         (held,) = running(fleet, run)
         supervisor.terminate()
         assert supervisor.wait(60) == 0
