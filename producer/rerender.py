@@ -20,7 +20,7 @@ from producer import follow, listing, plan, restore
 from producer.entry import Entry
 from producer.parts import Parts
 from producer.session import Session
-from shared import dispatch, jobs, keys, results
+from shared import catalog, dispatch, jobs, keys, results
 from shared.catalog import Catalog
 from shared.errors import UsageError
 from shared.jobs import Row
@@ -53,6 +53,7 @@ class Again:
 
 def rerender(session: Session, about: dict[str, Any], count: int, quiet: bool) -> list[Again]:
     """Make `count` pictures of a run that is over again, or all if it has fewer. Raises UsageError."""
+    check_models(about, catalog.load(session.ledger.settings.models))
     chosen = _choose(session, about["run"], count)
     if not chosen:
         return []
@@ -109,7 +110,10 @@ def _submit(session: Session, run: str, about: dict[str, Any], chosen: Sequence[
 
 
 def _entry(line: Line, number: int, identities: dict[str, str]) -> Entry:
-    row = row_of(line, number, identities)
+    try:
+        row = row_of(line, number, identities)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--rerender: manifest.jsonl, row {line['row']}: its job cannot be read: {error}") from error
     model = jobs.models_text(jobs.models(row.job).values())
     return Entry(number, jobs.batch_key(row.job), 1, model, row.model_dump_json())
 
@@ -164,10 +168,9 @@ def judge(before: Line, after: Line, stored: Sequence[bytes | None], made: Seque
         text = difference(stored[0] or b"", made[0] or b"")
     except Exception as error:  # a decoder may raise anything over bytes that are none of its format
         return f"could not be compared ({type(error).__name__}: {error})", "other pixels"
-    if not text:
-        return "made again, with equal pixels", ""
-    if why := excuses(before, after, stored[1:] == made[1:]):
-        return f"made again, {text}; {'; '.join(why)}", ""
+    why = excuses(before, after, stored[1:] == made[1:])
+    if why or not text:
+        return "; ".join([f"made again, {text or 'with equal pixels'}", *why]), ""
     return f"made again, {text}, though device, torch, threads and batch shape are those of the record", "other pixels"
 
 

@@ -20,7 +20,7 @@ from producer import rerender
 from producer.rehash import Checked, Expected, rehash
 from producer.rerender import Again
 from producer.session import Session
-from shared import catalog, keys, results
+from shared import keys, results
 from shared.errors import UsageError
 from shared.store import Store
 
@@ -63,8 +63,7 @@ def verify(session: Session, run: str, as_json: bool, rerendered: int = 0) -> in
         raise UsageError(f"there is no run {run}; `produce runs` lists them")
     start = time.monotonic()
     about, ended = json.loads(body), _ended(session, run)
-    if rerendered:
-        _refuse_rerender(session, about, ended)
+    made = _made_again(session, about, ended, rerendered, as_json) if rerendered else []
     console = Console(stderr=True, quiet=as_json)
     with tempfile.TemporaryDirectory(prefix="pixelmill-") as folder, closing(_open(Path(folder))) as table:
         check = Check(session.store, about, ended, table)
@@ -72,17 +71,18 @@ def verify(session: Session, run: str, as_json: bool, rerendered: int = 0) -> in
         check.look_at_objects(console)
         check.look_for_extras()
         check.look_at_rows()
-    if rerendered:
-        check.take_again(rerender.rerender(session, about, rerendered, quiet=as_json))
+        check.take_again(made)
     _show(check, time.monotonic() - start, as_json)
     return 1 if check.faults.counts else 0
 
 
-def _refuse_rerender(session: Session, about: dict[str, Any], ended: dict[str, Any] | None) -> None:
-    """Before anything is read: hashing may take hours."""
+def _made_again(
+    session: Session, about: dict[str, Any], ended: dict[str, Any] | None, count: int, quiet: bool
+) -> list[Again]:
+    """Before all else: hashing may take hours, and it can be refused."""
     if ended is None:
-        raise UsageError(f"--rerender: run {about['run']} is not over; its manifest says how pictures were made")
-    rerender.check_models(about, catalog.load(session.ledger.settings.models))
+        raise UsageError(f"--rerender: run {about['run']} is not over, and so has no manifest; try again at its end")
+    return rerender.rerender(session, about, count, quiet)
 
 
 def _ended(session: Session, run: str) -> dict[str, Any] | None:

@@ -175,6 +175,12 @@ def test_what_cannot_be_made_again_is_refused_before_anything_is_read(
     with pytest.raises(UsageError, match=r"model null: found [0-9a-f]+ in the catalog; expected aaaa"):
         verify.verify(session(fleet), run, True, 1)
 
+    about["models"] = {}
+    fleet.store.replace(keys.description(run), json.dumps(about).encode(), "application/json")
+    with pytest.raises(UsageError, match=r"row 1: its job cannot be read"):
+        verify.verify(session(fleet), run, True, 1)
+    assert left(fleet) == []
+
 
 def test_who_is_interrupted_while_pictures_are_made_again_leaves_nothing_of_them(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
