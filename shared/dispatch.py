@@ -96,7 +96,8 @@ def tick(ledger: Ledger, store: Store, app: Celery) -> int:
 
 def _fill(ledger: Ledger, app: Celery, lane: str) -> int:
     workers = ledger.workers()
-    free, sent = room(ledger.queued(lane), len(workers)), 0
+    able = sum(bool(facts["models"]) for facts in workers.values())  # not a device that is quarantined
+    free, sent = room(ledger.queued(lane), able), 0
     turns = [_turn(ledger, run) for run in ledger.lane_runs(lane)]
     served = frozenset(m for turn in turns for m in turn.pending if can_serve(workers.values(), m))
     last_model = ledger.last_model(lane)
