@@ -39,9 +39,9 @@ def cancel(session: Session, run: str) -> int:
 def retry(session: Session, run: str) -> int:
     """Failed, dead and canceled rows go out again."""
     about = described(session, run)
-    with alone(session.ledger, run, wait_s=2 * LEASE_S):
+    with alone(session.ledger, run, wait_s=2 * LEASE_S) as check:
         refuse_unless(run, must_know(session, run), "running", "paused", "finishing", "over")
-        again = restore.retry(session.ledger, session.store, about)
+        again = restore.retry(session.ledger, session.store, about, check)
     dispatch.tick(session.ledger, session.store, session.app)
     print(f"run {run}: {again} rows go out again; follow them with `produce watch {run}`")
     return 0

@@ -37,13 +37,12 @@ def show(session: Session, run: str, row: int) -> int:
 def retry(session: Session, run: str, rows: Sequence[int]) -> int:
     """Send dead rows out again, with nothing charged to them; without `rows`, all of them."""
     control.described(session, run)
-    with alone(session.ledger, run, wait_s=2 * LEASE_S):
+    with alone(session.ledger, run, wait_s=2 * LEASE_S) as check:
         control.refuse_unless(run, control.must_know(session, run), "running", "paused", "finishing", "over")
         chosen = _chosen(session, run, rows)
         failed = set(session.ledger.failed_rows(run))
         again = [row for row in chosen if row in failed]  # the others are out again already
-        restore.retry_rows(session.ledger, session.store, run, again, dead=len(again))
-        _delete(session, run, chosen)
+        restore.retry_rows(session.ledger, session.store, run, again, len(again), check)
     dispatch.tick(session.ledger, session.store, session.app)
     print(f"run {run}: {_text(again)} out again" if again else f"run {run} has no dead rows")
     return 0
@@ -53,18 +52,14 @@ def drop(session: Session, run: str, rows: Sequence[int]) -> int:
     """Delete records: the rows stay dead, and nobody needs to look at them any more."""
     control.described(session, run)
     chosen = _chosen(session, run, rows)
-    _delete(session, run, chosen)
+    for row in chosen:
+        session.store.delete(keys.dead(run, row))
     print(f"run {run}: {_text(chosen)} dropped" if chosen else f"run {run} has no dead rows")
     return 0
 
 
 def _chosen(session: Session, run: str, rows: Sequence[int]) -> list[int]:
     return [_record(session, run, row)["row"] for row in rows] or [record["row"] for record in _records(session, run)]
-
-
-def _delete(session: Session, run: str, rows: Sequence[int]) -> None:
-    for row in rows:
-        session.store.delete(keys.dead(run, row))
 
 
 def _records(session: Session, run: str) -> Iterator[dict[str, Any]]:

@@ -42,7 +42,7 @@ def follow(ledger: Ledger, store: Store, run: str, quiet: bool = False) -> dict[
 
 def summary(store: Store, run: str) -> dict[str, Any]:
     """summary.json of a run that is over. Raises UsageError if there is none."""
-    body = store.get(keys.inside(run, "summary.json"))
+    body = store.get(keys.summary(run))
     if body is None:
         raise UsageError(f"run {run} is not over, or does not exist; `produce runs` lists the runs")
     value: dict[str, Any] = json.loads(body)

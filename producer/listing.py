@@ -54,7 +54,7 @@ def look(session: Session, run: str) -> dict[str, Any] | None:
     facts = session.ledger.facts(run)
     if facts:
         return {**head, "state": facts["state"], **session.ledger.counts(run)}
-    ended = session.store.get(keys.inside(run, "summary.json"))
+    ended = session.store.get(keys.summary(run))
     state = "over" if ended else "unknown to the broker; produce its file again to go on"
     counts = json.loads(ended)["counts"] if ended else {"rows": about["rows_read"], "skipped": about["rows_skipped"]}
     return {

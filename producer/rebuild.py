@@ -38,8 +38,9 @@ def _alone(session: Session, about: dict[str, Any], only_unknown: bool) -> bool:
     with alone(session.ledger, run) as check:
         if only_unknown and _is_known(session, run):
             return False
+        was_canceled = _was_canceled(session, run)
         counts = restore.open_run(session.ledger, session.store, about, look=True, again=False, keep_lock=check)
-        if _was_canceled(session, run):
+        if was_canceled:
             session.ledger.cancel(run)
     print(_text(run, counts))
     return True
@@ -63,9 +64,9 @@ def _is_known(session: Session, run: str) -> bool:
 
 
 def _was_canceled(session: Session, run: str) -> bool:
-    body = session.store.get(keys.inside(run, "summary.json"))
+    body = session.store.get(keys.summary(run))
     return bool(body and json.loads(body)["counts"].get("canceled"))
 
 
 def _is_over(session: Session, run: str) -> bool:
-    return session.store.head(keys.inside(run, "summary.json")) is not None
+    return session.store.head(keys.summary(run)) is not None

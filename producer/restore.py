@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from shared import keys, results
@@ -58,28 +59,44 @@ def open_run(
     shards = _shards(store, run, standing.is_open, standing.newest)
     if look:
         shards = (replace(shard, look=True) for shard in shards)
+    keep_lock()
+    store.delete(keys.summary(run))
+    if again:
+        store.delete_all(keys.inside(run, "dead/"))
     closed = counts["done"] + counts["failed"] + counts["dead"]
     facts = {"rows": about["rows_read"], "skipped": about["rows_skipped"], "open": about["rows"] - closed, **counts}
+    keep_lock()
     ledger.create(run, about.get("lane", BULK), facts, bytes(standing.done), shards, bytes(standing.failed))
     return facts
 
 
-def retry(ledger: Ledger, store: Store, about: dict[str, Any]) -> int:
+def retry(ledger: Ledger, store: Store, about: dict[str, Any], keep_lock: Callable[[], object]) -> int:
     """Send failed, dead and canceled rows out again; returns how many."""
     run, counts = about["run"], ledger.counts(about["run"])
     if counts["canceled"]:
-        open_run(ledger, store, about, look=True)
+        open_run(ledger, store, about, look=True, keep_lock=keep_lock)
         return sum(counts[name] for name in ("failed", "dead", "canceled"))
-    return retry_rows(ledger, store, run, ledger.failed_rows(run), counts["dead"])
+    return retry_rows(ledger, store, run, *ledger.failures(run), keep_lock)
 
 
-def retry_rows(ledger: Ledger, store: Store, run: str, rows: Collection[int], dead: int) -> int:
-    """Send these rows out again, `dead` of which died, and the rest failed."""
+def retry_rows(
+    ledger: Ledger, store: Store, run: str, rows: Collection[int], dead: int, keep_lock: Callable[[], object]
+) -> int:
+    """Send these rows out again, `dead` of which died, and the rest failed. Records of their deaths go first: should
+    they die again, that is recorded anew."""
     chosen = frozenset(rows)
     if chosen:
-        shards = open_shards(store, run, chosen.__contains__, ledger.next_try(run))
+        shards = list(open_shards(store, run, chosen.__contains__, ledger.next_try(run)))
+        store.delete(keys.summary(run))
+        for row in _recorded_deaths(store, run) & chosen:
+            store.delete(keys.dead(run, row))
+        keep_lock()
         ledger.reopen(run, shards, failed=len(chosen) - dead, dead=dead)
     return len(chosen)
+
+
+def _recorded_deaths(store: Store, run: str) -> set[int]:
+    return {int(Path(entry.key).stem) for entry in store.list(keys.inside(run, "dead/"))}
 
 
 def read_results(store: Store, run: str, last_row: int, keep_lock: Callable[[], object] = lambda: None) -> Standing:

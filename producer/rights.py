@@ -35,7 +35,17 @@ COMMANDS = (
     "SET lock:dispatch doctor NX PX 1",
     f"EVALSHA {'0' * 40} 1 {RUN}",
     "SCRIPT LOAD return",
+    # What the scripts and locks of both sides call.
+    f"ZSCORE {keys.DUE} doctor/0",
+    f"GETBIT {keys.done('doctor')} 0",
+    f"HDEL {SHARD} exit",
+    f"DEL {SHARD}",
+    f"LPUSH {keys.pending('doctor', 'none')} 0",
+    "GET lock:dispatch",
+    "DEL lock:dispatch",
+    "PEXPIRE lock:dispatch 1",
     "LLEN bulk",
+    "LRANGE bulk 0 0",
     "LPUSH bulk doctor",
     "SMEMBERS _kombu.binding.bulk",
 )

@@ -91,7 +91,7 @@ class Submission:
             about, copied = self._store_parts(check)
             check()
             self.store.put_new(keys.description(self.run), json.dumps(about).encode(), "application/json")
-            restore.open_run(self.ledger, self.store, about)
+            restore.open_run(self.ledger, self.store, about, keep_lock=check)
             return Submitted(self.run, joined=False, copied=copied)
 
     def _join(self, about: dict[str, Any], check: Callable[[], object]) -> Submitted:
@@ -103,7 +103,7 @@ class Submission:
             )
         state = self.ledger.facts(self.run).get("state", "opening")
         if state == "opening":  # nobody finished opening it, or the broker lost its data
-            restore.open_run(self.ledger, self.store, about, look=True)
+            restore.open_run(self.ledger, self.store, about, look=True, keep_lock=check)
             return Submitted(self.run, joined=True)
         if self.request.lane:
             self.ledger.move(self.run, self.request.lane)
@@ -111,7 +111,7 @@ class Submission:
             raise RunConflict(f"run {self.run} is being canceled; produce it again when its workers have stopped")
         if self.ledger.counts(self.run)["canceled"] or self.ledger.failed_rows(self.run):
             self._restock(check)
-        return Submitted(self.run, joined=True, again=restore.retry(self.ledger, self.store, about))
+        return Submitted(self.run, joined=True, again=restore.retry(self.ledger, self.store, about, check))
 
     def _restock(self, check: Callable[[], object]) -> None:
         """Rows may have failed because somebody removed their inputs from the storage."""

@@ -67,6 +67,8 @@ def verify(session: Session, run: str, as_json: bool, rerendered: int = 0) -> in
     console = Console(stderr=True, quiet=as_json)
     with tempfile.TemporaryDirectory(prefix="pixelmill-") as folder, closing(_open(Path(folder))) as table:
         check = Check(session.store, about, ended, table)
+        if ended is None and session.ledger.facts(run).get("state") == "over":
+            check.faults.add("missing", SUMMARY, f"is missing of a run that is over; `produce rebuild {run}` writes it")
         check.read_lines()
         check.look_at_objects(console)
         check.look_for_extras()
@@ -86,10 +88,8 @@ def _made_again(
 
 
 def _ended(session: Session, run: str) -> dict[str, Any] | None:
-    """summary.json of a run that is over, else None. One whose failed rows went out again is not over, though it has a
-    summary; one that the broker has forgotten is, if it has one."""
-    state = session.ledger.facts(run).get("state", "over")
-    body = session.store.get(keys.inside(run, SUMMARY)) if state == "over" else None
+    """summary.json of a run that is over, else None."""
+    body = session.store.get(keys.summary(run))
     summary: dict[str, Any] | None = json.loads(body) if body else None
     return summary
 

@@ -10,6 +10,7 @@ from celery import Celery
 from shared import bury, queue
 from shared.jobs import split_models
 from shared.runs import Ledger
+from shared.settings import Settings
 from shared.shards import Shard
 from shared.store import Store
 
@@ -82,15 +83,22 @@ def judge(shard: Shard) -> Verdict:
     return Verdict(replace(rest, running_rows=()), isolated)
 
 
+def is_outage(gap_s: float, settings: Settings) -> bool:
+    """Whether nobody reached the broker for so long that workers which are well may have lost their leases: they get
+    another one, to say so. Someone looks every `tick_s` while it answers."""
+    return gap_s > max(settings.lease_s / 2, 2 * settings.tick_s)
+
+
 def tick(ledger: Ledger, store: Store, app: Celery) -> int:
     """One round, by whoever gets the lock; the others do nothing. Returns how many messages went out."""
     with ledger.lock("dispatch", LOCK_LEASE_S) as lock:
         if lock is None:
             return 0
+        was_away = is_outage(ledger.gap_s(), ledger.settings)
         if expired := ledger.expired():
             waiting = {queue.named(message) for lane in queue.LANES for message in ledger.messages(lane)}
             for run, name in expired:
-                _look_again(ledger, store, run, name, waits=(run, name) in waiting)
+                _look_again(ledger, store, run, name, waits=(run, name) in waiting, was_away=was_away)
         return sum(_fill(ledger, app, lane) for lane in queue.LANES)
 
 
@@ -131,12 +139,14 @@ def _after(turns: Sequence[Turn], run: str, model: str, empty: bool) -> list[Tur
     return [*(turn for turn in turns if turn.run != run), Turn(run, {**this.pending, model: left})]
 
 
-def _look_again(ledger: Ledger, store: Store, run: str, name: str, waits: bool) -> None:
+def _look_again(ledger: Ledger, store: Store, run: str, name: str, waits: bool, was_away: bool) -> None:
     """A shard whose time is over: sent and never claimed, or claimed by a worker that fell silent. `waits`: its message
-    still lies in a lane."""
+    still lies in a lane. `was_away`: so did everybody, because the broker was."""
     shard, facts = ledger.shard(run, name), ledger.facts(run)
     if shard is None or not facts:
         ledger.drop_due(run, name)
+    elif shard.state == "running" and was_away and not shard.exit:
+        ledger.postpone(run, shard, ledger.settings.lease_s)
     elif shard.state == "running":
         _recover(ledger, store, run, shard)
     elif waits:

@@ -50,7 +50,8 @@ def _finish_alone(ledger: Ledger, store: Store, run: str) -> None:
         if about is not None:  # else it was removed meanwhile
             failed = frozenset(ledger.failed_rows(run)) if facts.get("canceled", "0") != "0" else None
             finish(store, json.loads(about), lock.reacquire, failed)
-        ledger.end(run, facts.get("ends", "0"))
+        if not ledger.end(run, facts.get("ends", "0")):
+            store.delete(keys.summary(run))  # rows went out again while it was written
 
 
 def finish(
@@ -73,7 +74,7 @@ def finish(
         total = table.execute("select count(*) from lines").fetchone()[0]
         page = sheet.page(about, summary, total, _sheet_lines(table), lambda key: store.get(keys.inside(run, key)))
         store.replace(keys.inside(run, "index.html"), page.encode(), "text/html; charset=utf-8")
-        store.replace(keys.inside(run, "summary.json"), dump(summary), "application/json")
+        store.replace(keys.summary(run), dump(summary), "application/json")
 
 
 def dump(value: dict[str, Any]) -> bytes:

@@ -55,6 +55,11 @@ def rejected(run: str) -> str:
     return f"runs/{run}/rejected.jsonl"
 
 
+def summary(run: str) -> str:
+    """Written last of a run's end files: the run is over as long as it stands."""
+    return f"runs/{run}/summary.json"
+
+
 def inside(run: str, path: str) -> str:
     """An end file, or what a result line names: its paths begin at the run."""
     return f"runs/{run}/{path}"
@@ -88,6 +93,7 @@ def split_s3_input(name: str) -> tuple[str, str, str]:
 WORKERS = "workers"  # hash: worker name -> what it announced last
 FINISHING = "finishing"  # set: runs without an open row that have no end files yet
 DUE = "due"  # zset: "<run>/<shard>" -> when a sent or running shard is looked at again, ms
+LOOKED = "lane:looked"  # when dispatch looked last, ms
 
 
 def lane(name: str) -> str:

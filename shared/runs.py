@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from shared import keys
+from shared import keys, scripts
 from shared.broker import ms
 from shared.errors import Canceled, LeaseLost, Paused
 from shared.roster import Roster
@@ -28,7 +28,8 @@ class Ledger(Roster):
         self.forget(run)
         self._pipe(
             [
-                ("hset", keys.run(run), {"state": "opening", "lane": lane, **facts}),
+                # A run that was made anew under the same name never has the number of ends that the old one had.
+                ("hset", keys.run(run), {"state": "opening", "lane": lane, "ends": self.now_ms(), **facts}),
                 ("set", keys.done(run), done),
                 ("set", keys.failed(run), failed),
             ]
@@ -80,13 +81,20 @@ class Ledger(Roster):
         bits = self._call("execute_command", "GET", keys.failed(run), NEVER_DECODE=True) or b""
         return [i * 8 + bit for i, byte in enumerate(bits) if byte for bit in range(8) if byte & (0x80 >> bit)]
 
+    def failures(self, run: str) -> tuple[list[int], int]:
+        """Rows that failed or died, in order, and how many of them died."""
+        while True:
+            dead, rows = self.counts(run)["dead"], self.failed_rows(run)
+            if self.counts(run)["dead"] == dead:
+                return rows, dead
+
     def next_try(self, run: str) -> int:
         """How often failed rows of this run went out again, this time included."""
         return int(self._call("hincrby", keys.run(run), "tries", 1))
 
     def reopen(self, run: str, shards: Iterable[Shard], failed: int, dead: int) -> None:
         """Send rows out again, `failed` and `dead` of these kinds, with nothing charged to them."""
-        facts, added = self.facts(run), list(shards)
+        lane, added = self._call("hget", keys.run(run), "lane"), list(shards)
         rows = [row for shard in added for row in shard.only]
         pipe: list[tuple[Any, ...]] = [("setbit", keys.failed(run), row, 0) for row in rows]
         for shard in added:
@@ -95,14 +103,13 @@ class Ledger(Roster):
         pipe.append(("hincrby", keys.run(run), "open", len(rows)))
         pipe.append(("hincrby", keys.run(run), "failed", -failed))
         pipe.append(("hincrby", keys.run(run), "dead", -dead))
+        pipe.append(("eval", scripts.REOPEN, 3, keys.run(run), keys.FINISHING, keys.lane(lane or ""), run))
         self._pipe(pipe, transaction=True)
-        self._call("srem", keys.FINISHING, run)
-        self.open_lane(run, facts["lane"])
 
-    def end(self, run: str, ends: str) -> None:
-        """Mark a run as over: its summary stands in the storage. A run that was reopened meanwhile goes on; `ends` is
-        its fact of that name from before the summary was begun."""
-        self._script("END", [keys.run(run), keys.FINISHING], [run, ends])
+    def end(self, run: str, ends: str) -> bool:
+        """Mark a run as over: its summary stands in the storage. `ends` is its fact of that name from before that
+        was begun. False: the run was reopened meanwhile and goes on."""
+        return bool(self._script("END", [keys.run(run), keys.FINISHING], [run, ends]))
 
     # --- what a person says of a run; each returns the state that it found ---
 
@@ -119,11 +126,11 @@ class Ledger(Roster):
         return str(self._script("CANCEL", [keys.run(run), keys.FINISHING, keys.lane(lane)], [run]))
 
     def settle(self, run: str) -> bool:
-        """Whether a run can end now: of a canceled one, nothing is running any more."""
+        """Whether a run can end now: no row of it is open, and of a canceled one nothing is running any more."""
         state = self._script("SETTLE", [keys.run(run)], [])
         if state == "settled":
             self._clear(run)
-        return bool(state != "canceled")
+        return state in ("settled", "finishing", "gone")
 
     def move(self, run: str, lane: str) -> None:
         """Put a run into another lane; what was sent already stays where it is."""
@@ -197,6 +204,12 @@ class Ledger(Roster):
         """The shard as it stands, or None once it is committed."""
         fields = self._call("hgetall", keys.shard(run, name))
         return shard_from(name, fields) if fields else None
+
+    def gap_s(self) -> float:
+        """Since dispatch asked this last, by the broker's clock; 0 if it never did."""
+        now_ms = self.now_ms()
+        before = self._call("set", keys.LOOKED, now_ms, get=True)
+        return (now_ms - int(before)) / 1000 if before else 0.0
 
     def drop_due(self, run: str, name: str) -> None:
         self._call("zrem", keys.DUE, keys.member(run, name))

@@ -113,6 +113,10 @@ redis.call('ZREM', KEYS[3], ARGV[2])
 if redis.call('HINCRBY', KEYS[1], 'open', -closed) > 0 then return 'ok' end
 redis.call('HSET', KEYS[1], 'state', 'finishing')
 redis.call('HINCRBY', KEYS[1], 'ends', 1)
+-- Shards that were put back as lost and then claimed by a late message still stand in these lists.
+for _, model in ipairs(cjson.decode(redis.call('HGET', KEYS[1], 'models') or '[]')) do
+  redis.call('DEL', KEYS[1] .. ':pending:' .. model)
+end
 redis.call('SADD', KEYS[6], ARGV[3])
 redis.call('ZREM', KEYS[7], ARGV[3])
 return 'last'
@@ -139,9 +143,22 @@ end
 return state
 """
 
-# KEYS run. A canceled run that nobody works on any more: what is open is canceled. -> its state.
+# KEYS run, finishing, lane. ARGV run name. Rows of an ended run went out again. A run that a person has paused or
+# canceled stays that.
+REOPEN = """
+local state = redis.call('HGET', KEYS[1], 'state')
+if state == 'finishing' or state == 'over' then
+  redis.call('HSET', KEYS[1], 'state', 'running')
+  redis.call('SREM', KEYS[2], ARGV[1])
+  redis.call('ZADD', KEYS[3], 0, ARGV[1])
+end
+"""
+
+# KEYS run. A canceled run that nobody works on any more: what is open is canceled. -> its state, or 'settled', also
+# where that was done before: whoever did it may have died before it cleared what is left.
 SETTLE = """
 local state = redis.call('HGET', KEYS[1], 'state') or 'gone'
+if state == 'finishing' and tonumber(redis.call('HGET', KEYS[1], 'canceled') or 0) > 0 then return 'settled' end
 if state ~= 'canceled' or tonumber(redis.call('HGET', KEYS[1], 'running') or 0) > 0 then return state end
 redis.call('HSET', KEYS[1], 'state', 'finishing', 'canceled', redis.call('HGET', KEYS[1], 'open'), 'open', 0)
 redis.call('HINCRBY', KEYS[1], 'ends', 1)
@@ -162,12 +179,14 @@ return 1
 """
 )
 
-# KEYS run, finishing. ARGV run name, how often it had ended when its end files were begun. A run whose rows went out
-# again meanwhile is not over, and one that ended again since needs new end files.
+# KEYS run, finishing. ARGV run name, its number of ends when its end files were begun. A run whose rows went out again
+# meanwhile is not over, and one that ended again since needs new end files. -> whether it is over.
 END = """
-if (redis.call('HGET', KEYS[1], 'ends') or '0') ~= ARGV[2] then return end
+if (redis.call('HGET', KEYS[1], 'ends') or '0') ~= ARGV[2] then return 0 end
 redis.call('SREM', KEYS[2], ARGV[1])
-if redis.call('HGET', KEYS[1], 'state') == 'finishing' then redis.call('HSET', KEYS[1], 'state', 'over') end
+local state = redis.call('HGET', KEYS[1], 'state') or 'over'
+if state == 'finishing' then redis.call('HSET', KEYS[1], 'state', 'over') end
+return (state == 'finishing' or state == 'over') and 1 or 0
 """
 
 # A shard that was read as over its time, and has not changed since: KEYS[2], KEYS[3] as above;

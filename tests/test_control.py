@@ -2,13 +2,17 @@
 
 import json
 
+import proxy
 import pytest
 from fleet import Fleet, wait_for
 
-from producer import control, dead
+from producer import control, dead, restore
 from producer.session import Session
 from shared import keys, queue
-from shared.errors import RunConflict, UsageError
+from shared.dispatch import DEATHS_TO_BURY
+from shared.errors import RunConflict, Unreachable, UsageError
+from shared.settings import Settings
+from shared.shards import Claim, Outcome
 
 
 def file_of(*prompts: str) -> str:
@@ -149,6 +153,74 @@ def test_pausing_and_canceling_twice_change_nothing(fleet: Fleet, capsys: pytest
 def announce(fleet: Fleet) -> None:
     """A worker that seems to live, so that dispatch sends, and takes nothing."""
     fleet.ledger.announce("cpu-9@test", {"device": "cpu", "models": list(fleet.catalog.models)})
+
+
+def test_what_was_finished_before_a_cancel_is_committed_though_the_storage_was_away(
+    fleet: Fleet, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        proxy.before(settings.s3_endpoint) as way,
+        fleet.worker(s3_endpoint=f"http://127.0.0.1:{way.port}", batch_images="4"),
+    ):
+        run = fleet.submit(file_of(*(f"slow picture {i}" for i in range(96)))).run
+        wait_for(lambda: drawn(fleet), "the first batch")
+        way.go_away()
+        before = len(drawn(fleet))
+        wait_for(lambda: len(drawn(fleet)) > before, "a batch whose pictures cannot be stored")
+        control.cancel(session(fleet), run)
+        said: list[str] = []
+        wait_for(lambda: said.append(capfd.readouterr().err) or "".join(said).count("waiting: storage") > 8, "uploads")
+        way.come_back()
+        counts = fleet.finish(run)
+    assert before < counts["done"] == counts["images"] == len(drawn(fleet)) < 96
+    assert len(list(fleet.store.list(f"runs/{run}/images/"))) == counts["done"]
+
+
+def test_a_dead_row_that_goes_out_again_is_dead_no_longer_and_may_fail(fleet: Fleet) -> None:
+    run = fleet.submit(file_of("a picture")).run
+    die(fleet, run)
+    assert [record["row"] for record in dead._records(session(fleet), run)] == [1]
+    wait_for(lambda: state(fleet, run) == "over", "the end files")
+    control.retry(session(fleet), run)
+    assert list(dead._records(session(fleet), run)) == []
+    assert fleet.store.get(keys.summary(run)) is None  # it is not over
+    claim = fleet.ledger.claim(run, "000000.1", "w")
+    assert isinstance(claim, Claim)
+    fleet.ledger.commit(claim, Outcome(failed=(1,)))
+    control.retry(session(fleet), run)
+    counts = fleet.ledger.counts(run)
+    assert (counts["open"], counts["failed"], counts["dead"]) == (1, 0, 0)
+
+
+def die(fleet: Fleet, run: str) -> None:
+    """Its only row ends three workers."""
+    for number in range(DEATHS_TO_BURY):
+        claims = []
+
+        def claimed(message: str = f"message {number}", claims: list[Claim] = claims) -> bool:
+            claim = fleet.ledger.claim(run, "000000", "w", message)
+            claims += [claim] if isinstance(claim, Claim) else []
+            return bool(claims)
+
+        wait_for(claimed, "the shard to be free")
+        fleet.ledger.mark_rows(claims[0], [1])
+        fleet.ledger.note_exit(run, "000000", f"message {number}", "signal 9")
+    wait_for(lambda: fleet.ledger.counts(run)["dead"] == 1, "the row to be buried")
+
+
+def test_whoever_lost_the_lock_on_a_run_sends_nothing_out(fleet: Fleet) -> None:
+    def lost() -> None:
+        raise Unreachable("the lock ran out")
+
+    run = fleet.submit(file_of("a picture")).run
+    die(fleet, run)
+    before = fleet.ledger.counts(run)
+    about = control.described(session(fleet), run)
+    with pytest.raises(Unreachable):
+        restore.retry(fleet.ledger, fleet.store, about, lost)
+    with pytest.raises(Unreachable):
+        restore.open_run(fleet.ledger, fleet.store, about, keep_lock=lost)
+    assert fleet.ledger.counts(run) == before
 
 
 def test_a_new_interactive_run_starts_before_a_queued_bulk_run(fleet: Fleet) -> None:

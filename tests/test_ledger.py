@@ -1,6 +1,7 @@
 """The ledger's atomic steps, against a real broker."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from fleet import wait_for
@@ -99,6 +100,17 @@ def test_a_row_counts_once_however_often_it_is_committed(ledger: Ledger) -> None
     assert (counts["done"], counts["failed"], counts["open"]) == (2, 0, 2)
 
 
+def test_a_message_that_comes_late_for_a_shard_that_was_put_back_leaves_nothing_behind(ledger: Ledger) -> None:
+    open_run(ledger, shards=1)
+    assert ledger.take("r", "m") == "000000"
+    wait_for(ledger.expired, "the message to count as lost")
+    shard = ledger.shard("r", "000000")
+    assert shard is not None
+    assert ledger.replace("r", shard, replace(shard, state="pending"), ())
+    assert ledger.commit(claimed(ledger, "000000"), Outcome(done=(1, 2))) is True
+    assert list(ledger.redis.scan_iter("run:r:pending:*")) == []
+
+
 def test_a_heartbeat_keeps_a_shard_from_being_looked_at(ledger: Ledger) -> None:
     open_run(ledger)
     claim = claimed(ledger, "000000")
@@ -160,14 +172,80 @@ def test_secrets_stay_out_of_messages_about_a_broker_that_is_away(settings: Sett
 def test_a_run_that_was_reopened_while_its_end_files_were_written_is_not_over(ledger: Ledger) -> None:
     open_run(ledger, shards=1)
     ledger.commit(claimed(ledger, "000000"), Outcome(done=(1,), failed=(2,)))
-    ledger.reopen("r", [Shard("000000.1", "m", 0, 0, 1, 1, only=(2,))], failed=1, dead=0)
-    ledger.end("r", "1")
+    first = ledger.facts("r")["ends"]
+    again(ledger)
+    assert not ledger.settle("r")
+    assert not ledger.end("r", first)
     assert ledger.facts("r")["state"] == "running"
     assert ledger.commit(claimed(ledger, "000000.1"), Outcome(done=(2,))) is True
-    ledger.end("r", "1")  # the first end files come late: they lack the row that was made again
+    assert not ledger.end("r", first)  # the first end files come late: they lack the row that was made again
     assert (ledger.facts("r")["state"], ledger.finishing()) == ("finishing", ["r"])
-    ledger.end("r", "2")
+    assert ledger.end("r", ledger.facts("r")["ends"])
     assert (ledger.facts("r")["state"], ledger.finishing()) == ("over", [])
+
+
+def again(ledger: Ledger) -> None:
+    """The failed row 2 of shard 000000 goes out again."""
+    ledger.reopen("r", [Shard("000000.1", "m", 0, 0, 1, 1, only=(2,))], failed=1, dead=0)
+
+
+def test_end_files_of_a_run_that_was_made_anew_under_its_name_do_not_end_the_new_one(ledger: Ledger) -> None:
+    open_run(ledger, shards=1)
+    ledger.commit(claimed(ledger, "000000"), Outcome(done=(1, 2)))
+    old = ledger.facts("r")["ends"]
+    open_run(ledger, shards=1)
+    ledger.commit(claimed(ledger, "000000"), Outcome(done=(1, 2)))
+    assert not ledger.end("r", old)
+    assert ledger.finishing() == ["r"]
+
+
+def test_rows_that_go_out_again_neither_resume_a_paused_run_nor_revive_a_canceled_one(ledger: Ledger) -> None:
+    open_run(ledger)
+    ledger.commit(claimed(ledger, "000000"), Outcome(done=(1,), failed=(2,)))
+    ledger.pause("r")
+    again(ledger)
+    assert (ledger.facts("r")["state"], ledger.lane_runs("bulk")) == ("paused", ["r"])
+    ledger.resume("r")
+    ledger.commit(claimed(ledger, "000000.1"), Outcome(failed=(2,)))
+    ledger.cancel("r")
+    again(ledger)
+    assert (ledger.facts("r")["state"], ledger.lane_runs("bulk"), ledger.finishing()) == ("canceled", [], ["r"])
+    assert ledger.settle("r")
+    counts = ledger.counts("r")
+    assert (counts["canceled"], counts["failed"], counts["open"]) == (3, 0, 0)
+
+
+def test_what_a_supervisor_that_died_left_of_a_canceled_run_is_cleared_by_the_next(ledger: Ledger) -> None:
+    open_run(ledger)
+    ledger.cancel("r")
+    clear, ledger._clear = ledger._clear, lambda _: None  # type: ignore[method-assign]
+    assert ledger.settle("r")
+    ledger._clear = clear  # type: ignore[method-assign]
+    assert list(ledger.redis.scan_iter("shard:*"))
+    assert ledger.settle("r")
+    assert list(ledger.redis.scan_iter("shard:*")) == []
+
+
+def test_a_broker_that_was_away_charges_nobody_and_everyone_gets_another_lease(
+    ledger: Ledger, settings: Settings
+) -> None:
+    ledger.settings = ledger.settings.model_copy(update={"tick_s": 0.1})  # half a lease without a look is an outage
+    app, store = queue.make_app(settings), Store(settings)
+    open_run(ledger, shards=1)
+    claim = claimed(ledger, "000000")
+    ledger.mark_rows(claim, [1])
+    dispatch.tick(ledger, store, app)
+    wait_for(ledger.expired, "the end of the lease, and nobody looked")
+    dispatch.tick(ledger, store, app)
+    assert ledger.expired() == []
+    ledger.extend(claim)  # still the same claim
+
+    def taken() -> bool:
+        dispatch.tick(ledger, store, app)
+        return ledger.shard("r", "000000-r1") is not None
+
+    wait_for(taken, "a worker that stays silent to lose its shard")
+    app.close()
 
 
 def test_a_worker_of_a_deleted_run_holds_no_lease_on_a_new_one_of_the_same_name(ledger: Ledger) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fleet import Fleet, wait_for
 
-from producer import cli, rebuild, restore
+from producer import cli, control, rebuild, restore
 from producer.session import Session
 from shared import keys
 from shared.errors import UsageError
@@ -168,6 +168,18 @@ def test_all_means_runs_that_the_broker_lost_and_that_are_not_over(
     fleet.ledger.commit(claim, Outcome(done=(1, 2), images=2))  # its worker did not lose the lease
     rebuild.rebuild_all(session)
     assert "nothing to rebuild" in capsys.readouterr().out
+
+
+def test_a_run_that_was_canceled_and_sent_out_again_is_not_canceled_by_a_rebuild(
+    fleet: Fleet, session: Session
+) -> None:
+    run = fleet.submit(file_of("one", "two"), run="again").run
+    control.cancel(session, run)
+    assert fleet.finish(run)["canceled"] == 2
+    control.retry(session, run)
+    rebuild.rebuild(session, run)
+    assert fleet.ledger.facts(run)["state"] == "running"
+    assert counters(fleet, run)["open"] == 2
 
 
 def test_results_that_appear_while_the_ledger_is_made_count_once(

@@ -219,8 +219,8 @@ def test_rows_that_failed_and_went_out_again_have_one_result_that_counts(
         fleet.finish(whole, timeout_s=120)
     assert len(list(fleet.store.list(keys.results(whole)))) > 1
     assert look(session, whole, capsys)[1]["faults"] == {}
-    fleet.store.delete(keys.inside(whole, "summary.json"))  # from here on by its results, of two tries
-    assert look(session, whole, capsys)[1]["faults"] == {}
+    fleet.store.delete(keys.summary(whole))  # from here on by its results, of two tries
+    assert look(session, whole, capsys)[1]["faults"] == {"missing": 1}  # the summary itself
 
 
 def test_a_run_that_the_broker_has_forgotten_is_checked_by_its_manifest(

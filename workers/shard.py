@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from shared import bury, jobs, keys, results, sheet
@@ -51,7 +52,7 @@ class ShardRun:
             return
         self.rows = bury.rows_of(self.host.store, self.claim.run, self.claim.shard)
         model = self.host.models.get(split_models(self.claim.shard.model)[0])
-        with Uploads(self.host.store, self.claim.run, model, self.check) as uploads:
+        with Uploads(self.host.store, self.claim.run, model, self.still_ours) as uploads:
             wanted = batches.items(self.rows)
             todo = self._without_stored(wanted, uploads) if tried_before else wanted
             self.finished = len(wanted) - len(todo)
@@ -155,6 +156,11 @@ class ShardRun:
         if self.host.must_drain():
             raise Draining("this worker is asked to stop")
 
+    def still_ours(self) -> None:
+        """As `check`, for what is finished: of a canceled run too, it is stored and committed."""
+        with suppress(Canceled):
+            self.check()
+
     # --- memory ---
 
     def _most(self, item: Item) -> int:
@@ -216,7 +222,9 @@ class ShardRun:
     def _written(self) -> Outcome | None:
         """What an earlier try, or a worker that held the lease before, has written as this shard's results."""
         body = self.host.store.get(keys.results(self.claim.run, self.claim.shard.name))
-        return outcome([json.loads(line) for line in body.splitlines()]) if body else None
+        lines = [json.loads(line) for line in (body or b"").splitlines()]
+        # Rows that were isolated since are other shards'.
+        return outcome([line for line in lines if self.claim.shard.wants(line["row"])]) if body else None
 
 
 def leave(host: Host, claim: Claim, error: str) -> None:

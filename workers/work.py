@@ -37,7 +37,7 @@ def _run(here: Host, app: Celery, claim: Claim, tell: Callable[[str], None]) -> 
     try:
         with Heartbeat(here.ledger, claim) as beat:
             shard_run = ShardRun(here, claim, beat, tell)
-            patiently(shard_run.run, shard_run.check)
+            patiently(shard_run.run, shard_run.still_ours)
     except Draining:
         patiently(lambda: here.ledger.release(claim))
         return "handed back: this worker is asked to stop"

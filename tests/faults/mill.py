@@ -17,7 +17,7 @@ from shared.errors import PixelmillError, Unreachable
 from shared.settings import Settings
 from shared.shards import Shard
 
-SETTINGS = {"LEASE_S": 2, "HEARTBEAT_S": 0.5, "REDELIVER_S": 1, "THREADS": 1, "HANG_S": 3}
+SETTINGS = {"LEASE_S": 2, "HEARTBEAT_S": 0.5, "REDELIVER_S": 1, "TICK_S": 0.5, "THREADS": 1, "HANG_S": 3}
 LONGEST_WATCH_S = 120.0
 Held = dict[tuple[str, str], int]  # (run, shard) -> token
 
@@ -70,6 +70,7 @@ class Mill(Fleet):
         """Waits until each shard that a fault hit was free again, or had been committed before it was hit."""
         for watch in self._watches:
             watch.join(LONGEST_WATCH_S)
+        assert not any(watch.is_alive() for watch in self._watches), "a shard that was hit never came free"
 
     def recoveries_s(self, what: str = "") -> list[float]:
         """Of one kind of fault, or of all; sorted."""

@@ -53,6 +53,18 @@ def leftovers(mill: Mill) -> list[str]:
     return found
 
 
+def check_uncharged(mill: Mill, run: str) -> None:
+    """No row was held to have killed a worker."""
+    charged = [line["row"] for line in map(json.loads, mill.lines(run)) if line["attempts"] > 1]
+    assert charged == [], f"rows of {run} that were charged with a death"
+
+
+def rows_with_results(mill: Mill, run: str) -> set[int]:
+    """By the commit points, not by what was made of them."""
+    entries = mill.store.list(keys.results(run))
+    return {json.loads(line)["row"] for entry in entries for line in mill.store.lines(entry.key)}
+
+
 def drawn_again(mill: Mill) -> Counter[str]:
     """Per prompt, how often it was drawn beyond the first time."""
     text = mill.drawn.read_text() if mill.drawn.exists() else ""

@@ -61,6 +61,7 @@ def test_a_broker_that_is_away(broker: OwnBroker, mill: Mill, leave: str, away_s
             time.sleep(away_s)
             getattr(broker, come_back)()
         oracle.check(mill, run, 96)
+        oracle.check_uncharged(mill, run)
 
 
 def test_a_broker_that_is_full_refuses_a_run_and_takes_it_later(broker: OwnBroker, mill: Mill) -> None:

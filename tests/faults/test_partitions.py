@@ -64,3 +64,4 @@ def test_a_storage_away_for_five_minutes_and_the_broker_for_the_first_two(
             mill._stop.wait(STORAGE_AWAY_S - BROKER_AWAY_S)
             way.come_back()
         oracle.check(mill, run, 256)
+        oracle.check_uncharged(mill, run)

@@ -28,6 +28,7 @@ def test_a_storage_that_is_down_for_a_while(mill: Mill) -> None:
             mill._stop.wait(5)
             way.come_back()
         oracle.check(mill, run, 48)
+        oracle.check_uncharged(mill, run)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,7 @@ def test_a_storage_that_fails_for_longer_than_any_retry(mill: Mill, fault: str, 
             wait_for(lambda: way.hits > hits, "requests that fail")
             way.fault = "none"
         oracle.check(mill, run, 48)
+        oracle.check_uncharged(mill, run)
 
 
 def test_a_worker_killed_beside_a_storage_that_ignores_conditions(mill: Mill) -> None:
