@@ -102,6 +102,7 @@ class ShardRun:
         try:
             with hang.watched(self.host.settings.hang_s):
                 ready, refused = self.host.preparation.prepare(batch)
+                hang.alive(self.host.settings.hang_s)
                 pictures = self._run(ready, model)
         except (LeaseLost, ModelError, Unreachable):
             raise
