@@ -49,7 +49,7 @@ LEASE_S := 60
 soak: $(STAMP)  ## Break things at random under load: make soak MINUTES=60 SEED=1
 	PYTHONPATH=tests/support .venv/bin/python tests/faults/soak.py $(MINUTES) $(SEED) $(LEASE_S)
 
-fuzz: $(STAMP)  ## Try 280,000 damaged files, cells, names, masks and messages
+fuzz: $(STAMP)  ## Try 240,000 damaged files, cells, names and messages
 	FUZZ_CASES=40000 .venv/bin/python -m pytest tests/test_fuzz.py --timeout 7200
 
 lint: $(STAMP)  ## Check style, types and who imports whom

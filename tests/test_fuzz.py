@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import edit_files
-import numpy as np
 import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,7 +27,7 @@ from shared.errors import BadInput, UsageError
 from shared.runs import Ledger
 from shared.settings import Settings
 from shared.shards import Shard
-from workers import guard, masks, originals
+from workers import guard, originals
 
 CASES = int(os.environ.get("FUZZ_CASES", "150"))
 fuzz = settings(
@@ -221,28 +220,6 @@ def test_a_bent_message_is_decoded_or_refused_and_never_unpickled(body: bytes) -
         assert found == b"" or json.dumps(found)  # kombu gives an empty body back as it is
     with pytest.raises(ContentDisallowed):
         loads(body, "application/x-python-serialize", "binary", accept=accepted)
-
-
-LENGTHS = st.integers(-2, 9) | st.integers() | st.sampled_from((1 << 31, 1 << 62, 10**18)) | st.floats() | st.booleans()
-CODED = (b'{"size": [2, 4], "counts": [3, 3, 2]}', b'{"size": [9, 9], "counts": [0, 40, 41]}')
-
-
-def read_json(data: bytes) -> object:
-    with suppress(ValueError):
-        return json.loads(data)
-    return None
-
-
-@fuzz
-@given(
-    coded=bent(CODED).map(read_json)
-    | st.fixed_dictionaries({"size": st.lists(LENGTHS, max_size=3), "counts": st.lists(LENGTHS, max_size=6)})
-)
-def test_bent_run_lengths_give_a_mask_or_are_refused(coded: object) -> None:
-    with suppress(BadInput):
-        mask = masks.from_rle(coded)  # type: ignore[arg-type]
-        assert mask.dtype == np.bool_
-        assert (masks.from_rle(masks.rle(mask)) == mask).all()
 
 
 @pytest.fixture

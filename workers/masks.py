@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from shared.errors import BadInput
 from shared.images import Pixels
 
 Mask = NDArray[np.bool_]
@@ -24,7 +23,6 @@ Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, the last two exclus
 Part = tuple[slice, slice]  # rows, columns
 
 TILE = 1024  # pixels
-MOST_PIXELS = 1 << 28  # of a mask that is read from run lengths: a few characters can stand for any number
 TOUCHING = np.ones((3, 3), np.bool_)  # 8-connected
 GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, modulo 1, never come close to an earlier one
 SMALL = 512  # pixels; up to this side an outline of one pixel is seen
@@ -121,21 +119,6 @@ def rle(mask: Mask) -> dict[str, Any]:
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff(changes, prepend=0, append=flat.size).tolist()
     return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
-
-
-def from_rle(coded: dict[str, Any]) -> Mask:
-    """The mask that `rle` wrote. Raises BadInput for what it cannot have written."""
-    match coded:
-        case {"size": [height, width], "counts": [*counts]} if _are_lengths([height, width, *counts]):
-            if 0 < height * width == sum(counts) <= MOST_PIXELS:
-                flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-                return np.ascontiguousarray(flat.reshape(width, height).T)
-    expected = f"size [height, width] and counts that add up to its pixels, at most {MOST_PIXELS:,}"
-    raise BadInput(f"found no run lengths of a mask; expected {expected}")
-
-
-def _are_lengths(values: list[Any]) -> bool:
-    return all(type(value) is int and value >= 0 for value in values)
 
 
 def overlay(pixels: Pixels, masks: Sequence[Mask]) -> Pixels:

@@ -1,11 +1,9 @@
 """A fleet for faults: its chores outlive a broker or a storage that is away, and it counts what a fault costs."""
 
-import random
 import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -113,20 +111,6 @@ class Mill(Fleet):
 
     def _dispatch(self) -> None:
         dispatch.tick(self.ledger, self.store, self.app)
-
-
-@dataclass
-class Chance:
-    """Moments and choices that a seed repeats."""
-
-    seed: int
-    _random: random.Random = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)
-
-    def pause(self, most_s: float) -> None:
-        time.sleep(self._random.uniform(0, most_s))
 
 
 def pool_process(worker: WorkerProcess) -> psutil.Process | None:

@@ -1,13 +1,15 @@
 """Workers that die, in every way and at every moment: nothing is lost, and what is drawn again is counted."""
 
 import os
+import random
 import signal
+import time
 
 import oracle
 import psutil
 import pytest
 from fleet import WorkerProcess, wait_for
-from mill import Chance, Mill, pool_process
+from mill import Mill, pool_process
 
 ROUNDS = 25
 DYING = "tests.faults.dying_app:app"
@@ -25,12 +27,12 @@ def shard_runs(mill: Mill, run: str) -> list[tuple[int, ...]]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("victim", ["worker", "pool process"])
 def test_a_kill_at_a_random_moment_of_a(mill: Mill, victim: str) -> None:
-    chance = Chance(1)
+    moments = random.Random(1)
     with mill.worker() as worker:
         for number in range(ROUNDS):
             run = mill.begin(f"killed-{number}", 16)
             await_rows(mill, run)
-            chance.pause(0.4)
+            time.sleep(moments.uniform(0, 0.4))
             with mill.fault():
                 worker.kill() if victim == "worker" else child(worker).kill()
             if victim == "worker":
