@@ -12,7 +12,7 @@ from shared.errors import BadImage
 from shared.jobs import Row, Txt2Img, batch_key
 from shared.shards import Claim, Shard
 from workers import batches
-from workers.retry import Action, Bury, Halve, Isolate, Quit, decide, delay_s
+from workers.retry import Action, Bury, Halve, Isolate, decide, delay_s, is_broken_device
 from workers.shard import ShardRun
 
 
@@ -27,13 +27,6 @@ from workers.shard import ShardRun
         ),
         (MemoryError(), 2, Halve()),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 4, Halve()),
-        (RuntimeError("CUDA error: device-side assert triggered"), 8, Quit("CUDA error: device-side assert triggered")),
-        (
-            RuntimeError("CUDA error: an illegal memory access was encountered"),
-            1,
-            Quit("CUDA error: an illegal memory access was encountered"),
-        ),
-        (RuntimeError("No CUDA GPUs are available"), 1, Quit("No CUDA GPUs are available")),
         (ValueError("bad"), 8, Isolate()),
         (ValueError("bad"), 1, Bury("ValueError", "bad")),
         (BadImage("black"), 1, Bury("BadImage", "black")),
@@ -41,6 +34,21 @@ from workers.shard import ShardRun
 )
 def test_each_kind_of_error_has_one_answer(error: Exception, images: int, expected: Action) -> None:
     assert decide(error, images) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "broken"),
+    [
+        (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("No CUDA GPUs are available"), True),
+        (torch.cuda.OutOfMemoryError("CUDA error: out of memory"), False),
+        (RuntimeError("shapes do not fit"), False),
+        (ValueError("CUDA error:"), False),
+    ],
+)
+def test_a_device_is_broken_by_errors_after_which_every_call_fails(error: Exception, broken: bool) -> None:
+    assert is_broken_device(error) is broken
 
 
 def test_waiting_grows_and_never_passes_half_a_minute() -> None:

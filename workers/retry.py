@@ -28,14 +28,7 @@ class Bury:
     error: str
 
 
-@dataclass(frozen=True)
-class Quit:
-    """The device is unusable for this process: leave, and let a new one begin."""
-
-    error: str
-
-
-Action = Halve | Isolate | Bury | Quit
+Action = Halve | Isolate | Bury
 
 
 def delay_s(tries: int) -> float:
@@ -47,8 +40,6 @@ def decide(error: BaseException, images: int) -> Action:
     """`images`: how many ran together."""
     if is_out_of_memory(error):
         return Halve() if images > 1 else Bury("OutOfMemory", "one image alone does not fit into the device's memory")
-    if is_broken_device(error):
-        return Quit(str(error))
     if images > 1 and not isinstance(error, BadImage):
         return Isolate()
     return Bury(type(error).__name__, str(error) or type(error).__doc__ or "")
@@ -63,4 +54,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_broken_device(error: BaseException) -> bool:
     """An error after which every further call on this device fails until the process ends (pytorch#31014)."""
     named = any(words in str(error) for words in BROKEN)
-    return type(error).__name__ == "AcceleratorError" or (isinstance(error, RuntimeError) and named)
+    failed = type(error).__name__ == "AcceleratorError" or (isinstance(error, RuntimeError) and named)
+    return failed and not is_out_of_memory(error)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from shared.images import Pixels, sprite
 from shared.jobs import Row, split_models
 from shared.shards import Claim, Outcome
 from shared.store import JSON_LINES
-from workers import batches, device, finishing, hang, quarantine, retry
+from workers import batches, device, finishing, hang, retry
 from workers.batches import Item
 from workers.host import Draining, Host
 from workers.lease import Heartbeat
@@ -22,7 +21,6 @@ from workers.pipelines.runners import RUNNERS
 from workers.uploads import Uploads
 
 log = logging.getLogger(__name__)
-BROKEN_DEVICE_EXIT = 70  # sysexits.h: an internal error
 Tell = Callable[[str], None]  # shows progress
 
 
@@ -88,8 +86,6 @@ class ShardRun:
             return
         if isinstance(action, retry.Bury):
             self.errors |= dict.fromkeys((item.key for item in batch), (action.error_type, action.error))
-        elif isinstance(action, retry.Quit):
-            leave(self.host, self.claim, action.error)
         else:
             pieces = batches.halves(batch) if isinstance(action, retry.Halve) else [[item] for item in batch]
             self._remember(batch, action)
@@ -107,6 +103,8 @@ class ShardRun:
         except (LeaseLost, ModelError, Unreachable):
             raise
         except Exception as error:
+            if retry.is_broken_device(error):
+                raise  # no other call will do better
             log.warning("batch of %d: %s", len(batch), error, exc_info=True)
             return retry.decide(error, len(batch))
         self.errors |= {key: (type(error).__name__, str(error)) for key, error in refused.items()}
@@ -226,16 +224,6 @@ class ShardRun:
         lines = [json.loads(line) for line in (body or b"").splitlines()]
         # Rows that were isolated since are other shards'.
         return outcome([line for line in lines if self.claim.shard.wants(line["row"])]) if body else None
-
-
-def leave(host: Host, claim: Claim, error: str) -> None:
-    """A new process may find the device usable again; the rows are not to blame."""
-    log.error("the device does not answer any more; this process ends: %s", error)
-    quarantine.note(keys.member(claim.run, claim.shard.name), error)
-    reason = "its device failed; a new process tries again in a minute"
-    host.ledger.cannot_serve(host.name, split_models(claim.shard.model)[0], reason)
-    host.ledger.release(claim)
-    os._exit(BROKEN_DEVICE_EXIT)
 
 
 def _is_drawn(item: Item) -> bool:

@@ -1,6 +1,7 @@
 """What a worker does with a message: claim the shard, run it, hand it back if it must, and send what comes next."""
 
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -10,14 +11,15 @@ from shared import dispatch, keys
 from shared.errors import LeaseLost, ModelError, Paused, Unreachable
 from shared.jobs import SCHEMA_VERSION, split_models
 from shared.shards import Claim
-from workers import held, retry
+from workers import held, quarantine, retry
 from workers.host import Draining, Host, host
 from workers.lease import Heartbeat
 from workers.patience import patiently
-from workers.shard import ShardRun, leave
+from workers.shard import ShardRun
 
 log = logging.getLogger(__name__)
 UNKNOWN_VERSION_DELAY_S = 60.0
+BROKEN_DEVICE_EXIT = 70  # sysexits.h: an internal error
 
 
 def work(app: Celery, run: str, shard: str, version: int, tell: Callable[[str], None], message: str = "") -> str:
@@ -54,13 +56,23 @@ def _run(here: Host, app: Celery, claim: Claim, tell: Callable[[str], None]) -> 
         patiently(lambda: here.ledger.release(claim))
         return f"handed back: {reason}"
     except Exception as error:
-        if retry.is_broken_device(error):  # while it loaded a model
-            patiently(partial(leave, here, claim, str(error)))
+        if retry.is_broken_device(error):
+            patiently(partial(_leave, here, claim, str(error)))
         log.exception("shard %s of run %s stops; it goes out again later", claim.shard.name, claim.run)
         patiently(lambda: _set_aside(here, claim))
         return f"set aside: {type(error).__name__}: {error}"
     _dispatch(here, app)
     return "done"
+
+
+def _leave(here: Host, claim: Claim, error: str) -> None:
+    """A new process may find the device usable again; the rows are not to blame."""
+    log.error("the device does not answer any more; this process ends: %s", error)
+    quarantine.note(keys.member(claim.run, claim.shard.name), error)
+    reason = "its device failed; a new process tries again in a minute"
+    here.ledger.cannot_serve(here.name, split_models(claim.shard.model)[0], reason)
+    here.ledger.release(claim)
+    os._exit(BROKEN_DEVICE_EXIT)
 
 
 def _set_aside(here: Host, claim: Claim) -> None:
