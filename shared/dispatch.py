@@ -94,8 +94,9 @@ def tick(ledger: Ledger, store: Store, app: Celery) -> int:
     with ledger.lock("dispatch", LOCK_LEASE_S) as lock:
         if lock is None:
             return 0
-        was_away = is_outage(ledger.gap_s(), ledger.settings)
-        if expired := ledger.expired():
+        expired = ledger.expired()
+        was_away = is_outage(ledger.gap_s(), ledger.settings)  # asked last: the broker may have been away just now
+        if expired:
             waiting = {queue.named(message) for lane in queue.LANES for message in ledger.messages(lane)}
             for run, name in expired:
                 _look_again(ledger, store, run, name, waits=(run, name) in waiting, was_away=was_away)

@@ -90,10 +90,7 @@ class Soak:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for worker in self.workers:
-                if worker.process.poll() is not None:
-                    with suppress(ProcessLookupError):
-                        os.killpg(worker.process.pid, signal.SIGKILL)
-                    worker.start()
+                worker.revive()
             self.look()
             time.sleep(0.2)
 

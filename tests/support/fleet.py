@@ -148,6 +148,12 @@ class WorkerProcess:
         environment = os.environ | own | {"PYTHONPATH": str(SUPPORT)}
         self.process = subprocess.Popen(command, env=environment, start_new_session=True)
 
+    def revive(self) -> None:
+        """What a supervisor does for one that ended."""
+        if self.process.poll() is not None:
+            self.kill()
+            self.start()
+
     def kill(self) -> None:
         """What a power cut does to it."""
         with suppress(ProcessLookupError):  # it was killed before
