@@ -1,4 +1,4 @@
-"""What a worker process holds, in a file: a supervisor that has to kill the process hands it back."""
+"""What a worker process holds, in a file: whoever ends the process in the middle of it hands it back."""
 
 import json
 import os
@@ -17,9 +17,11 @@ def note(claim: Claim) -> None:
         fresh.replace(_place(Path(drain)))
 
 
-def noted(drain: Path) -> Claim | None:
-    """The claim that this worker made last, if it made one."""
-    place = _place(drain)
+def noted(drain: Path | None = None) -> Claim | None:
+    """The claim that a worker made last, if it made one: this one, or the one of that drain file."""
+    if drain is None and not os.environ.get(DRAIN):
+        return None
+    place = _place(drain or Path(os.environ[DRAIN]))
     if not place.exists():
         return None
     run, name, fields, token = json.loads(place.read_text(encoding="utf-8"))

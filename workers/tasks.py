@@ -9,11 +9,12 @@ from typing import Any
 
 from billiard.exceptions import WorkerLostError
 from celery import Task
-from celery.signals import task_failure, worker_process_init
+from celery.signals import task_failure, worker_process_init, worker_shutting_down
 
 from shared import queue, settings
 from shared.errors import PixelmillError
 from shared.runs import Ledger
+from workers import held
 from workers.app import app
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,17 @@ def note_exit(task_id: str = "", exception: BaseException | None = None, kwargs:
         ledger.note_exit(kwargs["run"], kwargs["shard"], task_id, str(exception))
     except (PixelmillError, KeyError) as error:
         log.warning("shard %s waits for the end of its lease: %s", kwargs.get("shard"), error)
+
+
+@worker_shutting_down.connect
+def hand_back(how: str = "", **_: Any) -> None:
+    """This worker was told to end at once: what its pool process is in the middle of goes back, uncharged."""
+    claim = held.noted() if how == "Cold" else None
+    if claim:
+        try:
+            Ledger(settings.load()).release(claim)
+        except PixelmillError as error:
+            log.warning("shard %s waits for the end of its lease: %s", claim.shard.name, error)
 
 
 class Progress:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-from fleet import Fleet, WorkerProcess
+from fleet import Fleet, WorkerProcess, wait_for
 
 from producer.submit import Submitted
 from shared import dispatch, finish
@@ -64,6 +64,13 @@ class Mill(Fleet):
                 found[run, name] = shard.token
         return found
 
+    def await_rows(self, run: str) -> None:
+        """Until a model call runs."""
+        wait_for(lambda: any(self._running_rows(run)), "a model call")
+
+    def _running_rows(self, run: str) -> list[tuple[int, ...]]:
+        return [shard.running_rows for key in self.held() if key[0] == run and (shard := self.ledger.shard(*key))]
+
     def recovered(self) -> None:
         """Waits until each shard that a fault hit was free again, or had been committed before it was hit."""
         for watch in self._watches:
@@ -78,7 +85,7 @@ class Mill(Fleet):
         while held and not self._stop.is_set():
             with suppress(PixelmillError):
                 for (run, name), token in list(held.items()):
-                    parts = self._parts(run, name)
+                    parts = self.parts(run, name)
                     if parts and not any(shard.token == token and shard.state == "running" for shard in parts):
                         self.recoveries.append((what, time.monotonic() - begin))
                         parts = []
@@ -86,7 +93,7 @@ class Mill(Fleet):
                         del held[run, name]
             time.sleep(0.1)
 
-    def _parts(self, run: str, name: str) -> list[Shard]:
+    def parts(self, run: str, name: str) -> list[Shard]:
         """What there is of a shard: itself, and rows of it that go alone."""
         names = [key.split(":", 2)[2] for key in self.ledger._scan(f"shard:{run}:{name}*")]
         return [shard for shard in (self.ledger.shard(run, part) for part in names) if shard]

@@ -42,7 +42,10 @@ def reasons(lines: Collection[dict[str, object]]) -> list[str]:
 
 def check_ledger(mill: Mill) -> None:
     """No message, no lease, no shard and no lock is left."""
-    wait_for(lambda: not leftovers(mill), "an empty ledger", LONGEST_LOCK_S + 5)
+    try:
+        wait_for(lambda: not leftovers(mill), "an empty ledger", LONGEST_LOCK_S + 5)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it holds {leftovers(mill)}") from None
 
 
 def leftovers(mill: Mill) -> list[str]:
