@@ -41,6 +41,7 @@ MOST_STEM_CHARS = 100  # of an input, in the name of what is made of it
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 _WINDOWS = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
 _IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|jxl)$", re.IGNORECASE)
+_SCHEDULES = ", ".join(f"_{name}" for name in schedulers.SCHEDULES)
 _FORMATS: dict[str, jobs.OutputFormat] = {
     "png": "png",
     "jpg": "jpeg",
@@ -84,17 +85,23 @@ def scheduler(cell: str) -> str:
     """The key in SCHEDULERS for a sampler's name."""
     found = schedulers.canonical(cell)
     if found is None:
-        names = [*schedulers.SCHEDULERS, *schedulers.ALIASES]
-        raise BadCell("one of " + ", ".join(schedulers.SCHEDULERS), did_you_mean(schedulers.plain(cell), names))
+        expected = f"one of {', '.join(schedulers.SAMPLERS)}, with or without one of {_SCHEDULES}"
+        raise BadCell(expected, _scheduler_hint(schedulers.plain(cell)))
     return found
+
+
+def _scheduler_hint(name: str) -> str:
+    if name in schedulers.WITHOUT_COUNTERPART:
+        return "diffusers has none like it; dpmpp_2m_karras is a good choice of few steps"
+    return did_you_mean(name, [*schedulers.SCHEDULERS, *schedulers.SPELLINGS])
 
 
 def schedule_type(cell: str, sampler: str) -> str:
     """The key in SCHEDULERS for that sampler with this schedule type."""
     found = schedulers.canonical(sampler, cell)
     if found is None:
-        types = ["automatic", "karras"] if f"{sampler}_karras" in schedulers.SCHEDULERS else ["automatic"]
-        raise BadCell(f"{' or '.join(types)} (scheduler {sampler!r})", did_you_mean(cell, types))
+        types = schedulers.schedule_types(sampler)
+        raise BadCell(f"one of {', '.join(types)} (scheduler {sampler!r})", did_you_mean(schedulers.plain(cell), types))
     return found
 
 

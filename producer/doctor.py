@@ -244,8 +244,8 @@ def _models(known: Settings, workers: Mapping[str, Any] | None) -> Iterator[Find
 
 
 def _model(model: Model, workers: Mapping[str, Any] | None) -> Finding:
-    found = catalog.identity(model.path) if model.path.is_dir() else None
-    return diagnosis.judge_model(model, found, workers)
+    files = model.files()
+    return diagnosis.judge_model(model, catalog.identity_of(files) if files else None, workers)
 
 
 def _lane(ledger: Ledger, lane: str) -> Finding:

@@ -12,9 +12,11 @@ from producer.faults import BadCell
 from producer.kinds import EXPANDS
 from producer.sizes import Margins, Size
 from producer.template import EDITED, HOLE, Cells, Template, template
-from shared import jobs, post
-from shared.catalog import FAMILIES, Catalog, Defaults, Limits, Model
+from shared import families, jobs, post
+from shared.catalog import Catalog, Defaults, Limits, Model
+from shared.families import FAMILIES
 from shared.headers import Facts
+from shared.schedulers import SCHEDULERS
 from shared.settings import Settings
 
 ANY_SIZE = Limits(min_size=8, max_size=1 << 16, multiple_of=1)  # while the row's model is not known
@@ -68,6 +70,7 @@ class _Maker:
             return values | self._plain() | self._upright()
         plain = self._plain()
         values |= self._diffusion(plain.get("action", "")) | plain
+        self._check_steps(values)
         self._check_strength(values)
         return values | self._format(values)
 
@@ -92,7 +95,9 @@ class _Maker:
         default = fitting.get(self.catalog.defaults.get(column, ""))
         if default is None and column not in self.reading.cells:
             self.reading.absent(
-                column, f"a model of the family {FAMILIES[column]}", "the catalog has no such default: see models.toml"
+                column,
+                f"a model of the family {' or '.join(families.of_column(column))}",
+                "the catalog has no such default: see models.toml",
             )
         return self.reading.get(column, default, columns.model, self.catalog, column)
 
@@ -112,6 +117,7 @@ class _Maker:
         get, problems = self.reading.get, len(self.reading.problems)
         model = get("model", self.catalog.models[self.catalog.defaults["model"]], columns.model, self.catalog)
         defaults, limits = model.defaults, ANY_SIZE if len(self.reading.problems) > problems else model.limits
+        self._check_family(model)
         sampler = get("scheduler", defaults.scheduler, columns.scheduler, bad="euler")  # goes with any schedule type
         images = self.settings.max_images_per_row
         return {
@@ -146,6 +152,21 @@ class _Maker:
             return given
         action = given.get("action", "replace_background")
         return {"action": action, **jobs.ACTION_DEFAULTS[action], **given}
+
+    def _check_family(self, model: Model) -> None:
+        if FAMILIES[model.family].inpaints_only and self.ask.kind not in MASKED:
+            expected = f"a model that draws without a mask, as {self.ask.kind} needs it"
+            bad = BadCell(expected, f"{model.name!r} is of the family {model.family}", found=model.name)
+            self.reading.refuse("model", "", bad)
+
+    def _check_steps(self, values: dict[str, Any]) -> None:
+        """The sampler of a distilled model jumps over steps of a schedule that it was trained on: it has no more."""
+        most = SCHEDULERS[values["scheduler"]].most_steps
+        if most is not None and values[STEPS] > most:
+            expected = f"at most {most} with the scheduler {values['scheduler']!r}"
+            self.reading.refuse(
+                STEPS, self.reading.cells.get(STEPS, ""), BadCell(expected, found=f"{values[STEPS]} steps")
+            )
 
     def _check_strength(self, values: dict[str, Any]) -> None:
         """A picture that is changed in no step is not changed at all."""

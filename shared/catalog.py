@@ -2,17 +2,21 @@
 
 import hashlib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shared import families
 from shared.errors import ModelError
+from shared.families import FAMILIES
 from shared.schedulers import SCHEDULERS
 
+SINGLE_FILES = (".safetensors", ".ckpt")
+VOCABULARY = ("vocab.json", "merges.txt")
 BUILT_IN = Path(__file__).with_name("models.toml")
-# The columns that name a model, and the family that each one means.
-FAMILIES = {"model": "sd15", "mask_model": "sam", "mask_text_model": "clipseg"}
+# The columns that name a model, and the key that says which one an empty cell means.
 DEFAULTS = {"model": "default", "mask_model": "default_mask_model", "mask_text_model": "default_mask_text_model"}
 
 
@@ -52,11 +56,45 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    family: Literal["sd15", "sam", "clipseg"]
-    path: Path
+    family: families.Name
+    path: Path  # a folder; of a diffusion model also a single file
+    tokenizer: Path | None = None  # of a single file: a folder with vocab.json and merges.txt
+    config: Path | None = None  # of a single file whose architecture is not its family's usual one
     identity: str = Field(pattern=r"^[0-9a-f]{64}$")
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begin_with_its_family(cls, entry: dict[str, Any]) -> dict[str, Any]:
+        """What the entry does not say, its family does."""
+        family = FAMILIES.get(entry.get("family", ""))
+        if family is None:
+            return entry
+        begun = {"defaults": family.defaults, "limits": family.limits}
+        return entry | {name: values | _table(entry.get(name, {})) for name, values in begun.items()}
+
+    @model_validator(mode="after")
+    def _has_a_tokenizer(self) -> Self:
+        if self.is_single_file and self.tokenizer is None:
+            raise ValueError(
+                "tokenizer: found nothing; expected a folder with vocab.json and merges.txt, which a single file lacks"
+            )
+        return self
+
+    @property
+    def is_single_file(self) -> bool:
+        return self.path.suffix in SINGLE_FILES and FAMILIES[self.family].column == "model"
+
+    def files(self) -> dict[str, Path]:
+        """Every file that the model consists of, by a name that does not depend on where it lies."""
+        if not self.is_single_file:
+            return below(self.path)
+        found = {f"model{self.path.suffix}": self.path} if self.path.is_file() else {}
+        words = {name: self.tokenizer / name for name in VOCABULARY} if self.tokenizer else {}
+        for part, files in {"tokenizer": words, "config": below(self.config) if self.config else {}}.items():
+            found |= {f"{part}/{name}": path for name, path in files.items() if path.is_file()}
+        return found
 
     @model_validator(mode="after")
     def _can_make_its_own_defaults(self) -> Self:
@@ -84,7 +122,7 @@ class Catalog(BaseModel):
 
     def of(self, column: str) -> dict[str, Model]:
         """The models that a column may name."""
-        return {name: model for name, model in self.models.items() if model.family == FAMILIES[column]}
+        return {name: model for name, model in self.models.items() if FAMILIES[model.family].column == column}
 
 
 def load(overlay: Path | None = None) -> Catalog:
@@ -105,12 +143,26 @@ def load(overlay: Path | None = None) -> Catalog:
 
 def identity(folder: Path) -> str:
     """SHA-256 (hex) over sorted (relative path, file SHA-256): equal for equal files wherever they lie."""
+    return identity_of(below(folder))
+
+
+def identity_of(files: Mapping[str, Path]) -> str:
+    """The same of files by name."""
     digest = hashlib.sha256()
-    for name in sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()):
-        with (folder / name).open("rb") as file:
+    for name in sorted(files):
+        with files[name].open("rb") as file:
             file_hash = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{name}\n{file_hash}\n".encode())
     return digest.hexdigest()
+
+
+def below(folder: Path) -> dict[str, Path]:
+    """Every file in a folder by its relative path."""
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def _table(values: Any) -> dict[str, Any]:
+    return values.model_dump(exclude_unset=True) if isinstance(values, BaseModel) else values
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Model]]:
@@ -131,4 +183,5 @@ def _model(path: Path, name: str, entry: dict[str, Any]) -> Model:
         model = Model(name=name, **entry)
     except (ValidationError, TypeError) as error:
         raise ModelError(f"{path}: [models.{name}]: {error}") from error
-    return model.model_copy(update={"path": path.parent / model.path})
+    places = {"path": model.path, "tokenizer": model.tokenizer, "config": model.config}
+    return model.model_copy(update={name: path.parent / place for name, place in places.items() if place})

@@ -120,4 +120,4 @@ def test_guidance_may_differ_between_the_rows_of_a_batch(models: Models) -> None
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])
 def test_no_scheduler_clips_latents(models: Models, scheduler: str) -> None:
-    assert models.get("demo-shapes").scheduler(scheduler).config.clip_sample is False
+    assert models.get("demo-shapes").scheduler(scheduler, [1]).config.clip_sample is False

@@ -239,7 +239,20 @@ def test_an_unknown_model_or_scheduler_makes_no_further_faults(tmp_path):
 
 def test_a_schedule_type_that_does_not_go_with_its_scheduler_is_its_own_fault(tmp_path):
     (message,) = messages(tmp_path, "prompt,sampler,schedule_type\na,Euler a,Karras\n")
-    assert message == "prompts.csv:2: column 'schedule_type': found 'Karras'; expected automatic (scheduler 'euler_a')"
+    assert message == (
+        "prompts.csv:2: column 'schedule_type': found 'Karras'; "
+        "expected one of automatic, sgm_uniform, uniform (scheduler 'euler_a')"
+    )
+
+
+def test_a_sampler_that_diffusers_lacks_is_refused_with_the_reason(tmp_path):
+    (message,) = messages(tmp_path, "prompt,sampler\na,DPM fast\n")
+    assert "found 'DPM fast'" in message and "diffusers has none like it" in message
+
+
+def test_a_distilled_models_sampler_has_no_more_steps_than_it_was_trained_on(tmp_path):
+    (message,) = messages(tmp_path, "prompt,sampler,steps\na,LCM,50\nb,LCM,51\n")
+    assert message == "prompts.csv:3: column 'steps': found 51 steps; expected at most 50 with the scheduler 'lcm'"
 
 
 def test_too_many_rows_are_one_fault_and_reading_stops(tmp_path):

@@ -47,6 +47,7 @@ def test_the_wheel_holds_exactly_the_three_packages_and_their_data(tmp_path: Pat
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"producer", "shared", "workers"}
     assert {"shared/models.toml", "shared/sheet.html", "workers/demo/txt2img.toml"} <= set(names)
     assert any(name.startswith("workers/demo/weights/demo-shapes/unet/") for name in names)
+    assert "workers/architectures/sdxl/unet/config.json" in names
 
 
 def test_package_files_hold_a_docstring_and_nothing_else() -> None:

@@ -13,11 +13,11 @@ from shared import catalog
 from shared.jobs import Img2Img, Inpaint, Row
 from workers.batches import Item
 from workers.demo.scenes import COLORS
+from workers.diffusion import Inpaint as InpaintPipeline
 from workers.loaded import Loaded
 from workers.models import Models
 from workers.pipelines.img2img import img2img
 from workers.pipelines.inpaint import inpaint
-from workers.sd15 import Inpaint as InpaintPipeline
 
 SIDE = 64
 COMMON = {
@@ -42,8 +42,8 @@ def model() -> Iterator[Loaded]:
 def item(seed: int, kind: type = Inpaint, **fields: object) -> Item:
     """An item with a picture of its own and a mask over its right half."""
     rng = np.random.default_rng(seed)
-    mask = {} if kind is Img2Img else {"mask_image": "m"}
-    job = kind(**{**COMMON, **mask, "prompt": f"a red circle {seed}", "seed": seed, **fields})
+    values = {**COMMON, "mask_image": "m", "prompt": f"a red circle {seed}", "seed": seed, **fields}
+    job = kind(**{name: value for name, value in values.items() if name in kind.model_fields})
     cells = np.zeros((SIDE, SIDE), np.uint8)
     cells[:, SIDE // 2 :] = 255
     start = np.broadcast_to(rng.choice(list(COLORS.values())), (SIDE, SIDE, 3)).astype(np.uint8)

@@ -1,15 +1,14 @@
 """A model on a device."""
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
 
 from shared.schedulers import SCHEDULERS
-
-TEXTS_KEPT = 512  # 60 MB of a half-precision Stable Diffusion 1.5
+from workers.texts import Texts
 
 
 @dataclass
@@ -25,16 +24,13 @@ class Loaded:
     further: dict[str, Any] = field(default_factory=dict)  # pipelines of the same parts: img2img, inpaint
 
     def __post_init__(self) -> None:
-        self.encode = lru_cache(TEXTS_KEPT)(self._encode)
+        self.texts = Texts(self.pipeline, self.device)
 
-    @torch.inference_mode()
-    def _encode(self, text: str) -> torch.Tensor:
-        """(1, tokens, width). One text at a time, so that its neighbours cannot change it by rounding."""
-        embeds, _ = self.pipeline.encode_prompt(text, self.device, 1, False)
-        return embeds
-
-    def scheduler(self, name: str) -> Any:
-        """A fresh scheduler: they keep state, and one batch must not see another's."""
+    def scheduler(self, name: str, seeds: Sequence[int]) -> Any:
+        """A fresh one for images of these seeds: schedulers keep state, and one batch must not see another's."""
         chosen = SCHEDULERS[name]
         scheduler_class = getattr(importlib.import_module("diffusers"), chosen.class_name)
-        return scheduler_class.from_config(self.scheduler_config, **chosen.config)
+        scheduler = scheduler_class.from_config(self.scheduler_config, **chosen.config)
+        if "noise_sampler_seed" in scheduler.config:  # it draws noise by seed, all others by the images' generators
+            scheduler.noise_sampler_seed = list(seeds)
+        return scheduler

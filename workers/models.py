@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from shared import catalog
+from shared import catalog, families
 from shared.errors import ModelError
 from workers import device
 
@@ -46,7 +46,7 @@ class Models:
     def _load(self, name: str) -> Resident:
         entry = self._entry(name)
         check_files(entry)
-        self._make_room(sum(path.stat().st_size for path in entry.path.rglob("*") if path.is_file()), keep=0)
+        self._make_room(sum(path.stat().st_size for path in entry.files().values()), keep=0)
         return LOADERS[entry.family](entry, self.device)
 
     def _entry(self, name: str) -> catalog.Model:
@@ -67,10 +67,10 @@ class Models:
 
 
 # diffusers and transformers take seconds to import: only who loads such a model waits.
-def _sd15(entry: catalog.Model, on: torch.device) -> Resident:
-    from workers import sd15  # noqa: PLC0415
+def _diffusion(entry: catalog.Model, on: torch.device) -> Resident:
+    from workers import diffusion  # noqa: PLC0415
 
-    return sd15.load(entry, on)
+    return diffusion.load(entry, on)
 
 
 def _sam(entry: catalog.Model, on: torch.device) -> Resident:
@@ -87,9 +87,10 @@ def _clipseg(entry: catalog.Model, on: torch.device) -> Resident:
 
 def check_files(entry: catalog.Model) -> None:
     """Whether the files are those that the catalog names."""
-    if not entry.path.is_dir():
-        raise ModelError(f"model {entry.name}: there is no folder {entry.path}")
-    found = catalog.identity(entry.path)
+    files = entry.files()
+    if not files:
+        raise ModelError(f"model {entry.name}: there is no {'file' if entry.is_single_file else 'folder'} {entry.path}")
+    found = catalog.identity_of(files)
     if found != entry.identity:
         raise ModelError(
             f"model {entry.name}: the files in {entry.path} have identity {found}, the catalog says {entry.identity}; "
@@ -98,7 +99,7 @@ def check_files(entry: catalog.Model) -> None:
 
 
 LOADERS: dict[str, Callable[[catalog.Model, torch.device], Resident]] = {
-    "sd15": _sd15,
+    **dict.fromkeys(families.of_column("model"), _diffusion),
     "sam": _sam,
     "clipseg": _clipseg,
 }

@@ -218,7 +218,7 @@ class Supervisor:
             pause_s = FINISH_EVERY_S if good else FINISH_AGAIN_S
 
     def _announce(self, workers: list[Worker]) -> None:
-        models = [name for name, model in self.catalog.models.items() if model.path.is_dir()]
+        models = [name for name, model in self.catalog.models.items() if model.path.exists()]
         for worker in workers:
             if worker.quarantined:
                 facts = {"device": worker.device, "models": [], "quarantined": worker.quarantined}

@@ -20,11 +20,10 @@ def generators(items: Sequence[Item]) -> list[torch.Generator]:
 def arguments(items: Sequence[Item], model: Loaded, pipeline: Any, on_step: OnStep) -> dict[str, Any]:
     """Texts, guidance per image, a fresh scheduler in the pipeline; `on_step(i)` may raise to stop after step i."""
     jobs = [item.job for item in items]
-    pipeline.scheduler = model.scheduler(jobs[0].scheduler)
+    pipeline.scheduler = model.scheduler(jobs[0].scheduler, [item.seed for item in items])
     guidance = torch.tensor([job.guidance_scale for job in jobs], device=model.device).view(-1, 1, 1, 1)
     return {
-        "prompt_embeds": torch.cat([model.encode(job.prompt) for job in jobs]),
-        "negative_prompt_embeds": torch.cat([model.encode(job.negative_prompt) for job in jobs]),
+        **model.texts.arguments(jobs),
         "guidance_scale": guidance.to(pipeline.unet.dtype),
         "num_inference_steps": jobs[0].num_inference_steps,
         "output_type": "pt",

@@ -1,0 +1,119 @@
+"""The catalog: what is in it, and a model of one's own added to it."""
+
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from producer import follow, recognition
+from shared import catalog, settings
+from shared.catalog import BUILT_IN, DEFAULTS, VOCABULARY, Model
+from shared.errors import UsageError
+from shared.families import FAMILIES
+
+HEADER = ("model", "family", "default", "here", "path")
+
+
+def show_all(as_json: bool) -> int:
+    """A line per model of the catalog."""
+    known = catalog.load(settings.load().models)
+    found = [_facts(model, known.defaults) for model in known.models.values()]
+    if as_json:
+        print(json.dumps(found))
+    else:
+        follow.table([tuple(_cell(facts[name]) for name in HEADER) for facts in found], HEADER)
+    return 0
+
+
+def _facts(model: Model, defaults: dict[str, str]) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "family": model.family,
+        "default": defaults.get(FAMILIES[model.family].column) == model.name,
+        "here": bool(model.files()),
+        "path": str(model.path),
+        "identity": model.identity,
+    }
+
+
+def _cell(value: Any) -> str:
+    return {True: "yes", False: "no"}.get(value, str(value))
+
+
+def add(path: Path, name: str | None, tokenizer: Path | None, config: Path | None, default: bool) -> int:
+    """Look at a model's files, and write its entry into the file that PIXELMILL_MODELS names.
+
+    Raises UsageError for files that are no model of a known family, and for a name that is taken.
+    """
+    target = settings.load().models
+    if target is None:
+        raise UsageError(
+            "PIXELMILL_MODELS names no file to write to; export PIXELMILL_MODELS=models.toml and try again"
+        )
+    family = recognition.family(path)
+    name = name or _name_of(path)
+    places = {"path": path}
+    if not path.is_dir():
+        places |= {"tokenizer": _tokenizer(path, tokenizer), **({"config": config} if config else {})}
+    resolved = {key: place.resolve() for key, place in places.items()}
+    entry = Model(name=name, family=family, identity="0" * 64, **resolved)
+    print(f"hashing {path} ...", flush=True)
+    identity = catalog.identity_of(entry.files())
+    text = _text(name, family, identity, {key: _from(target, place) for key, place in resolved.items()})
+    _write(target, name, text, DEFAULTS[FAMILIES[entry.family].column] if default else None)
+    print(f"added {name} ({family}) to {target}")
+    return 0
+
+
+def _name_of(path: Path) -> str:
+    stem = path.name if path.is_dir() else path.stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:64] or "model"
+
+
+def _tokenizer(path: Path, given: Path | None) -> Path:
+    folder = given or path.parent
+    if not all((folder / name).is_file() for name in VOCABULARY):
+        raise UsageError(
+            f"{folder}: found no {' and '.join(VOCABULARY)}; a single file brings no tokenizer: give --tokenizer DIR"
+        )
+    return folder
+
+
+def _from(target: Path, place: Path) -> str:
+    """A path as the catalog writes it: relative where it lies beside or below."""
+    folder = target.resolve().parent
+    return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else place.as_posix()
+
+
+def _text(name: str, family: str, identity: str, places: dict[str, str]) -> str:
+    lines = [f"[models.{json.dumps(name) if '.' in name else name}]", f'family = "{family}"']
+    lines += [f"{key} = {json.dumps(place, ensure_ascii=False)}" for key, place in places.items()]
+    return "\n".join([*lines, f'identity = "{identity}"', ""])
+
+
+def _write(target: Path, name: str, text: str, default_key: str | None) -> None:
+    """Append the entry; the file as it was stays until the new one has been read without a fault."""
+    before = target.read_text(encoding="utf-8") if target.exists() else ""
+    if name in tomllib.loads(before).get("models", {}):
+        raise UsageError(f"{target} has a model {name!r} already; give this one another name with --name")
+    if name in catalog.load().models:
+        raise UsageError(f"{BUILT_IN.name} brings a model {name!r}; give this one another name with --name")
+    after = (before.rstrip("\n") + "\n\n" if before.strip() else "") + text
+    if default_key is not None:
+        after = _with_default(after, default_key, name)
+    new = target.with_name(f".{target.name}.new")
+    try:
+        new.write_text(after, encoding="utf-8")
+        catalog.load(new)
+        os.replace(new, target)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _with_default(text: str, key: str, name: str) -> str:
+    """The catalog's text with another default; keys without a table stand before the first table."""
+    line = f"{key} = {json.dumps(name)}"
+    changed, count = re.subn(rf"^{key}\s*=.*$", line, text, count=1, flags=re.MULTILINE)
+    return changed if count else f"{line}\n\n{text}"

@@ -1,0 +1,189 @@
+"""Which family a model's files belong to, by their names and shapes alone: nothing is loaded, no code is run."""
+
+import json
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from shared.errors import UsageError
+
+Shapes = Mapping[str, tuple[int, ...]]
+MOST_HEADER_BYTES = 100_000_000  # as safetensors itself allows
+PLAIN, MASKED = 4, 9  # channels that go into a UNet: latents; latents, mask, latents of the masked picture
+CHANNELS = "model.diffusion_model.input_blocks.0.0.weight"
+# The text encoder tells the families apart whatever their size.
+ENCODERS = {
+    "conditioner.embedders.1.": "sdxl",
+    "cond_stage_model.model.": "sd2",
+    "cond_stage_model.transformer.": "sd15",
+}
+OTHERS = {
+    "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL",
+    "lora_unet_": "a LoRA",
+    "lora_te": "a LoRA",
+    "emb_params": "a textual inversion",
+    "clip_l": "a textual inversion",
+    "control_model.": "a ControlNet",
+    "double_blocks.": "a model of the family Flux",
+    "joint_blocks.": "a model of the family Stable Diffusion 3",
+    "model.diffusion_model.double_blocks.": "a model of the family Flux",
+    "model.diffusion_model.joint_blocks.": "a model of the family Stable Diffusion 3",
+    "encoder.conv_in.": "an autoencoder alone",
+    "model.diffusion_model.": "a UNet without a text encoder",
+}
+PIPELINES = {"StableDiffusion": "sd15", "StableDiffusionXL": "sdxl"}
+
+
+def family(path: Path) -> str:
+    """The family of a folder or a single file. Raises UsageError that says what was found instead."""
+    if path.is_dir():
+        return _of_folder(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such file or folder")
+    return of_tensors(path, shapes(path))
+
+
+def of_tensors(path: Path, found: Shapes) -> str:
+    """The family of a single file of these tensors."""
+    name = next((name for prefix, name in ENCODERS.items() if _any(found, prefix)), None)
+    if name is None or CHANNELS not in found:
+        what = next((what for prefix, what in OTHERS.items() if _any(found, prefix)), "tensors of no known model")
+        raise UsageError(f"{path}: found {what}; expected a whole Stable Diffusion 1.x, 2.x or XL")
+    if not _any(found, "first_stage_model."):
+        raise UsageError(f"{path}: found no autoencoder (first_stage_model...); expected a whole Stable Diffusion")
+    return _with_channels(path, name, found[CHANNELS][1])
+
+
+def shapes(path: Path) -> Shapes:
+    """Every tensor's shape by name. Raises UsageError for what is no such file, or was cut off."""
+    readers = {".safetensors": _safetensors, ".ckpt": _checkpoint}
+    if path.suffix not in readers:
+        raise UsageError(f"{path}: expected a folder, or a file that ends with {' or '.join(readers)}")
+    return readers[path.suffix](path)
+
+
+def _safetensors(path: Path) -> Shapes:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(MOST_HEADER_BYTES, path.stat().st_size):
+            raise UsageError(f"{path}: it does not begin as a safetensors file does")
+        try:
+            header = json.loads(file.read(length))
+            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+            found = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+            raise UsageError(f"{path}: its header is no safetensors header: {error}") from error
+    expected = 8 + length + end
+    if path.stat().st_size != expected:
+        raise UsageError(
+            f"{path}: found {path.stat().st_size:,} bytes, its header speaks of {expected:,}; get the file again"
+        )
+    return found
+
+
+# --- checkpoints of torch: a pickle inside a zip, read with nothing but names and shapes ---
+
+
+class _Names(pickle.Unpickler):
+    """Knows tensors, storages and ordered dicts, and refuses all else, as torch's `weights_only` does."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _shape,
+            ("torch._utils", "_rebuild_parameter"): _data,
+        }
+        if (module, name) in known:
+            return known[module, name]
+        if module == "torch" and name.endswith("Storage"):
+            return name
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is code; use a .safetensors file")
+
+    def persistent_load(self, _pid: Any) -> None:
+        return None
+
+
+def _shape(_storage: Any, _offset: int, size: tuple[int, ...], *_more: Any) -> tuple[int, ...]:
+    return tuple(size)
+
+
+def _data(data: Any, *_more: Any) -> Any:
+    return data
+
+
+def _checkpoint(path: Path) -> Shapes:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            with archive.open(name) as file:
+                found = _unpickled(file)
+    except (zipfile.BadZipFile, pickle.UnpicklingError, ValueError, EOFError, KeyError, TypeError, OSError) as error:
+        raise UsageError(f"{path}: it does not read as a checkpoint of torch: {error}") from error
+    return {name: shape for name, shape in found.items() if isinstance(shape, tuple)}
+
+
+def _unpickled(file: IO[bytes]) -> Mapping[str, Any]:
+    found = _Names(file).load()
+    while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict):
+        raise pickle.UnpicklingError("it holds no table of tensors")
+    return found
+
+
+# --- folders ---
+
+
+def _of_folder(folder: Path) -> str:
+    """By `model_index.json` (diffusers), `config.json` (transformers), or the one checkpoint (Segment Anything)."""
+    index = _json(folder / "model_index.json")
+    if index is not None:
+        return _of_pipeline(folder, str(index.get("_class_name", "")))
+    if (_json(folder / "config.json") or {}).get("model_type") == "clipseg":
+        return "clipseg"
+    checkpoints = [path for path in folder.iterdir() if path.suffix in (".pth", ".safetensors")]
+    if len(checkpoints) == 1:
+        readers: dict[str, Callable[[Path], Shapes]] = {".pth": _checkpoint, ".safetensors": _safetensors}
+        if _any(readers[checkpoints[0].suffix](checkpoints[0]), "image_encoder."):
+            return "sam"
+    raise UsageError(
+        f"{folder}: expected model_index.json (a folder of diffusers), a CLIPSeg of transformers, or one checkpoint of "
+        "Segment Anything"
+    )
+
+
+def _of_pipeline(folder: Path, class_name: str) -> str:
+    stem = class_name.removesuffix("Pipeline").removesuffix("Img2Img").removesuffix("Inpaint")
+    unet = _json(folder / "unet" / "config.json")
+    if stem not in PIPELINES or unet is None:
+        raise UsageError(
+            f"{folder}: found {class_name or 'no pipeline'}; expected one of Stable Diffusion 1.x, 2.x or XL"
+        )
+    name = PIPELINES[stem]
+    if name == "sd15" and unet.get("use_linear_projection"):
+        name = "sd2"
+    return _with_channels(folder, name, unet.get("in_channels", PLAIN))
+
+
+def _with_channels(path: Path, name: str, channels: int) -> str:
+    if channels not in (PLAIN, MASKED):
+        raise UsageError(f"{path}: its UNet takes {channels} channels; expected {PLAIN}, or {MASKED} for inpainting")
+    return name if channels == PLAIN else f"{name}-inpaint"
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as JSON: {error}") from error
+    return value if isinstance(value, dict) else None
+
+
+def _any(found: Shapes, prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in found)

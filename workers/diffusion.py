@@ -1,0 +1,169 @@
+"""Stable Diffusion 1.x, 2.x and XL: a diffusers folder or a single file becomes a model on a device."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import safetensors
+import torch
+import transformers
+
+from shared import catalog
+from shared.errors import ModelError
+from shared.families import FAMILIES
+from workers import single_file
+from workers.loaded import Loaded
+from workers.single_file import MASKED_CHANNELS
+
+diffusers.logging.disable_progress_bar()  # this is a service: its log is read by programs
+transformers.logging.disable_progress_bar()
+
+# What a model was trained with. All else in its scheduler's configuration is that sampler's own: a row chooses another,
+# and no setting may leak from one into the next.
+OF_THE_MODEL = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+    "timestep_spacing",
+    "steps_offset",
+    "original_inference_steps",  # of distilled models
+    "timestep_scaling",
+)
+
+
+# Of autoencoders that were saved by the first versions of diffusers.
+OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+class _RowGuidance:
+    """One guidance scale per image: a tensor of shape (images, 1, 1, 1)."""
+
+    _guidance_scale: torch.Tensor | float
+    unet: Any
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        guided = bool(torch.as_tensor(self._guidance_scale).gt(1).any())
+        return guided and self.unet.config.time_cond_proj_dim is None
+
+
+class Txt2Img(_RowGuidance, diffusers.StableDiffusionPipeline):
+    """The pipeline of diffusers with one guidance scale per image."""
+
+
+class Img2Img(_RowGuidance, diffusers.StableDiffusionImg2ImgPipeline):
+    """The pipeline of diffusers with one guidance scale per image."""
+
+
+class Inpaint(_RowGuidance, diffusers.StableDiffusionInpaintPipeline):
+    """The pipeline of diffusers with one guidance scale per image.
+
+    A UNet of 9 input channels sees mask and masked picture; with one of 4, each step puts the noised original back
+    outside the mask. Which of the two, the model's own configuration says.
+    """
+
+
+class Txt2ImgXL(_RowGuidance, diffusers.StableDiffusionXLPipeline):
+    """The pipeline of diffusers with one guidance scale per image."""
+
+
+class Img2ImgXL(_RowGuidance, diffusers.StableDiffusionXLImg2ImgPipeline):
+    """The pipeline of diffusers with one guidance scale per image."""
+
+
+class InpaintXL(_RowGuidance, diffusers.StableDiffusionXLInpaintPipeline):
+    """The pipeline of diffusers with one guidance scale per image; of 9 and 4 channels as `Inpaint`."""
+
+
+@dataclass(frozen=True)
+class _Pipelines:
+    """One architecture: text to image, which loads, and by kind of job those that share its parts."""
+
+    base: Any
+    further: dict[str, Any]
+    settings: dict[str, Any]  # that diffusers wants to be told
+
+
+_SD = _Pipelines(
+    Txt2Img, {"img2img": Img2Img, "inpaint": Inpaint}, {"safety_checker": None, "requires_safety_checker": False}
+)
+_XL = _Pipelines(Txt2ImgXL, {"img2img": Img2ImgXL, "inpaint": InpaintXL}, {"add_watermarker": False})
+
+
+def load(entry: catalog.Model, device: torch.device) -> Loaded:
+    """A diffusers folder (safetensors only) or a single file; nothing from the network."""
+    pipelines = _XL if entry.family.startswith("sdxl") else _SD
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    pipeline = _read(entry, pipelines, dtype)
+    _check(entry, pipeline)
+    pipeline.to(device)
+    parts, told = pipeline.components, _told(pipelines)
+    further = {kind: each(**parts, **told) for kind, each in pipelines.further.items()}
+    for each in (pipeline, *further.values()):
+        each.set_progress_bar_config(disable=True)
+    nets = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
+    size = sum(p.numel() * p.element_size() for net in nets for p in net.parameters())
+    return Loaded(entry.name, entry.identity, device, pipeline, size, training(pipeline.scheduler.config), further)
+
+
+def training(config: dict[str, Any]) -> dict[str, Any]:
+    """What a scheduler's configuration says of the model; a default of the class that it names is no such word."""
+    unsaid = config.get("_use_default_values", ())
+    return {name: config[name] for name in OF_THE_MODEL if name in config and name not in unsaid}
+
+
+def _read(entry: catalog.Model, pipelines: _Pipelines, dtype: torch.dtype) -> Any:
+    title = FAMILIES[entry.family].title
+    try:
+        if entry.is_single_file:
+            return single_file.load(entry, pipelines.base, dtype, pipelines.settings)
+        pipeline = pipelines.base.from_pretrained(
+            entry.path, local_files_only=True, use_safetensors=True, dtype=dtype, **pipelines.settings
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ModelError(f"model {entry.name}: {entry.path} does not load as {title}: {error}") from error
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module):
+            single_file.refuse(entry, name, lacking(entry.path / name, part))
+    return pipeline
+
+
+def lacking(folder: Path, part: torch.nn.Module) -> list[str]:
+    """Tensors that the files do not hold; random ones would be put in their place, with no more than a warning."""
+    held: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with safetensors.safe_open(file, "pt") as tensors:
+            held |= {_plain(name) for name in tensors.keys()}  # noqa: SIM118  # it has no iterator
+    return [name for name, _ in part.named_parameters() if _plain(name) not in held]
+
+
+def _plain(name: str) -> str:
+    """One spelling for all that diffusers and transformers have used."""
+    for old, new in OLD_NAMES.items():
+        name = name.replace(old, new)
+    return name.removeprefix("text_model.")
+
+
+def _told(pipelines: _Pipelines) -> dict[str, Any]:
+    """The settings that are no parts: parts go from one pipeline to the next by themselves."""
+    return {name: value for name, value in pipelines.settings.items() if value is not None}
+
+
+def _check(entry: catalog.Model, pipeline: Any) -> None:
+    """Whether the UNet is one of the family that the catalog names."""
+    family, channels = FAMILIES[entry.family], pipeline.unet.config.in_channels
+    is_xl = pipeline.unet.config.addition_embed_type == "text_time"
+    if is_xl != entry.family.startswith("sdxl"):
+        found = "is one of Stable Diffusion XL" if is_xl else "is none of Stable Diffusion XL"
+        raise ModelError(f"model {entry.name}: its UNet {found}, and the catalog says {family.title}")
+    wanted = MASKED_CHANNELS if family.inpaints_only else pipeline.vae.config.latent_channels
+    if channels != wanted:
+        raise ModelError(
+            f"model {entry.name}: its UNet takes {channels} channels, and one of {family.title} takes {wanted}; "
+            "choose the family with or without `-inpaint`"
+        )

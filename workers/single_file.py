@@ -1,0 +1,79 @@
+"""One file that holds a whole Stable Diffusion, in the format of the original repositories, becomes a pipeline."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+from diffusers.loaders.single_file_utils import load_single_file_checkpoint
+from transformers import CLIPTokenizer
+
+from shared import catalog
+from shared.errors import ModelError
+from shared.families import FAMILIES
+
+ARCHITECTURES = Path(__file__).with_name("architectures")
+MASKED_CHANNELS = 9  # latents, mask, latents of the masked picture
+# OpenCLIP, the encoder of 2.x and the second one of XL, fills short texts up with this.
+OPEN_CLIP_PAD = "!"
+
+
+def load(entry: catalog.Model, base: Any, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
+    """A pipeline of the class `base`. Raises ModelError where tensors are missing, and what diffusers raises.
+
+    A `.ckpt` is read as tensors only (`weights_only`): one that holds code is refused.
+    """
+    described = entry.config or ARCHITECTURES / entry.family.removesuffix("-inpaint")
+    tensors = load_single_file_checkpoint(str(entry.path), local_files_only=True)
+    # Inpainting differs from its family's architecture in nothing but the channels that go in.
+    channels = {"in_channels": MASKED_CHANNELS} if FAMILIES[entry.family].inpaints_only else {}
+    unet = _part(entry, UNet2DConditionModel, tensors, described / "unet", dtype, channels)
+    vae = _part(entry, AutoencoderKL, tensors, described / "vae", dtype, {})
+    how = {"config": str(described), "dtype": dtype, "local_files_only": True}
+    pipeline = base.from_single_file(
+        str(entry.path), unet=unet, vae=vae, **_tokenizers(entry, described), **how, **settings
+    )
+    for name, part in pipeline.components.items():
+        if name.startswith("text_encoder"):  # diffusers leaves what the file lacks without values, and says nothing
+            refuse(entry, name, [tensor for tensor, value in part.named_parameters() if value.is_meta])
+    return pipeline
+
+
+def _part(
+    entry: catalog.Model, kind: Any, tensors: dict[str, Any], described: Path, dtype: torch.dtype, more: dict[str, int]
+) -> torch.nn.Module:
+    config = kind.load_config(described) | more
+    with torch.device("meta"):
+        empty = kind.from_config(config)
+    renamed = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"](checkpoint=tensors, config=config)
+    refuse(entry, described.name, [name for name in empty.state_dict() if name not in renamed])
+    part: torch.nn.Module = kind.from_single_file(tensors, config=str(described), dtype=dtype, **more)
+    return part
+
+
+def _tokenizers(entry: catalog.Model, described: Path) -> dict[str, CLIPTokenizer]:
+    encoder = json.loads((described / "text_encoder" / "config.json").read_text())
+    vocabulary, merges = (entry.tokenizer / name for name in catalog.VOCABULARY)  # type: ignore[operator]  # it has one
+    words = {
+        "vocab": json.loads(vocabulary.read_text(encoding="utf-8")),
+        "merges": [tuple(line.split()) for line in merges.read_text(encoding="utf-8").splitlines() if _is_merge(line)],
+        "model_max_length": encoder["max_position_embeddings"],
+    }
+    clip, open_clip = CLIPTokenizer(**words), CLIPTokenizer(**words, pad_token=OPEN_CLIP_PAD)
+    if entry.family.startswith("sdxl"):
+        return {"tokenizer": clip, "tokenizer_2": open_clip}
+    return {"tokenizer": open_clip if entry.family.startswith("sd2") else clip}
+
+
+def _is_merge(line: str) -> bool:
+    return bool(line) and not line.startswith("#version")
+
+
+def refuse(entry: catalog.Model, part: str, lacking: Sequence[str]) -> None:
+    """Raises ModelError that names the first of the tensors that are not there."""
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise ModelError(f"model {entry.name}: {entry.path} lacks {part}.{lacking[0]}{more}")
