@@ -34,7 +34,7 @@ def help_text(command: str) -> str:
 
 def commands() -> list[str]:
     """The empty string for the program itself, and the names of its commands."""
-    return ["", *_choices(), *(f"dead {name}" for name in _choices("dead"))]
+    return ["", *_choices(), *(f"{group} {name}" for group in ("dead", "models") for name in _choices(group))]
 
 
 def _choices(*command: str) -> list[str]:
