@@ -1,13 +1,13 @@
 # `make demo` on a fresh machine needs Python 3.11+, make and git; the rest comes into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults soak fuzz lint bench lock down clean
+.PHONY: help install demo test faults soak full-size fuzz lint bench lock down clean
 
 PYTHONS := python3.13 python3.12 python3.11 python3
 STAMP := .venv/.installed
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | while IFS='	' read -r verb what; do printf '  make %-8s %s\n' "$$verb" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | while IFS='	' read -r verb what; do printf '  make %-9s %s\n' "$$verb" "$$what"; done
 
 install: $(STAMP)  ## Make .venv and install what requirements.lock names
 
@@ -48,6 +48,9 @@ SEED := 1
 LEASE_S := 60
 soak: $(STAMP)  ## Break things at random under load: make soak MINUTES=60 SEED=1
 	PYTHONPATH=tests/support .venv/bin/python tests/faults/soak.py $(MINUTES) $(SEED) $(LEASE_S)
+
+full-size: $(STAMP)  ## Take a model of Stable Diffusion 1.5's size, with random weights, through produce
+	PYTHONPATH=tests/support .venv/bin/python tests/full_size.py
 
 fuzz: $(STAMP)  ## Try 240,000 damaged files, cells, names and messages
 	FUZZ_CASES=40000 .venv/bin/python -m pytest tests/test_fuzz.py --timeout 7200
