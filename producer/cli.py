@@ -132,7 +132,9 @@ def _models(arguments: argparse.Namespace) -> int:
 
     if arguments.path is None:
         return models.show_all(arguments.json)
-    return models.add(arguments.path, arguments.name, arguments.tokenizer, arguments.config, arguments.default)
+    return models.add(
+        arguments.path, arguments.name, arguments.tokenizer, arguments.config, arguments.base, arguments.default
+    )
 
 
 def _verify(arguments: argparse.Namespace) -> int:

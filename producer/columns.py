@@ -5,7 +5,7 @@ import re
 from producer import edit_columns, sizes
 from producer.cells import decimal, digits_hint, whole, whole_number, word
 from producer.faults import BadCell, did_you_mean
-from shared import jobs, results, schedulers
+from shared import families, jobs, results, schedulers
 from shared import post as post_
 from shared.catalog import Catalog, Limits, Model
 
@@ -22,6 +22,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "scheduler": ("sampler", "sampler_name", "sd_sampler"),
     "schedule_type": (),
     "model": ("sd_model_checkpoint", "ckpt_name", "checkpoint"),
+    "vae": ("sd_vae", "vae_name"),
+    "loras": ("lora", "lora_name"),
+    "clip_skip": (),
     "output_format": ("image_format", "format"),
     "quality": ("jpeg_quality",),
     "post": ("post_processing",),
@@ -37,6 +40,8 @@ UNIQUE = ("filename", "custom_id")  # no two rows may share a value
 IGNORED = results.ERROR_COLUMNS  # of failed.csv, so that it can be produced as it is
 
 MOST_NAME_CHARS = 128
+MOST_LORAS = 8  # of a row
+MOST_LORA_WEIGHT = 10
 MOST_STEM_CHARS = 100  # of an input, in the name of what is made of it
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 _WINDOWS = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
@@ -79,6 +84,29 @@ def model(cell: str, catalog: Catalog, column: str = "model") -> Model:
     if cell not in fitting:
         raise BadCell("one of " + (", ".join(sorted(fitting)) or "none"), did_you_mean(cell, fitting))
     return fitting[cell]
+
+
+def added(cell: str, catalog: Catalog, column: str, to: Model) -> Model:
+    """What goes with a model: an autoencoder or a LoRA of its base."""
+    found = model(cell, catalog, column)
+    base = families.base_of(to.family)
+    if found.base not in (None, base):
+        raise BadCell(f"one that goes with {base}, as model {to.name!r} does", f"{cell!r} goes with {found.base}")
+    return found
+
+
+def loras(cell: str, catalog: Catalog, to: Model) -> tuple[jobs.Lora, ...]:
+    """`name:weight;name`; without a weight, 1."""
+    found: dict[str, float] = {}
+    for part in filter(None, map(str.strip, cell.split(";"))):
+        name, colon, weight = (each.strip() for each in part.partition(":"))
+        name = added(name, catalog, "loras", to).name
+        if name in found:
+            raise BadCell("each LoRA once", found=f"{name} twice")
+        found[name] = decimal(weight, -MOST_LORA_WEIGHT, MOST_LORA_WEIGHT) if colon else 1.0
+    if len(found) > MOST_LORAS:
+        raise BadCell(f"at most {MOST_LORAS} LoRAs", found=f"{len(found)} LoRAs")
+    return tuple(found.items())
 
 
 def scheduler(cell: str) -> str:

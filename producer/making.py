@@ -22,6 +22,7 @@ from shared.settings import Settings
 ANY_SIZE = Limits(min_size=8, max_size=1 << 16, multiple_of=1)  # while the row's model is not known
 STEPS = "num_inference_steps"
 NO_STEPS: tuple[str, ...] = ()
+NO_LORAS: tuple[jobs.Lora, ...] = ()
 LEAST_SIDE = 8  # pixels
 MASKED = ("inpaint", "outpaint", "mask_edit")
 FREE_OF_PROMPT = ("outpaint", "segment")  # they may go without
@@ -131,6 +132,9 @@ class _Maker:
             "seed": 0,
             "num_images_per_prompt": get("num_images_per_prompt", 1, whole, 1, images),
             "post": get("post", NO_STEPS, self._post),
+            "vae": vae.name if (vae := get("vae", None, columns.added, self.catalog, "vae", model)) else "",
+            "loras": get("loras", NO_LORAS, columns.loras, self.catalog, model),
+            "clip_skip": get("clip_skip", 0, whole, 0, jobs.MOST_CLIP_SKIP),
             **self._size(model.name, defaults, limits),
         }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from producer import follow, recognition
 from shared import catalog, settings
-from shared.catalog import BUILT_IN, DEFAULTS, VOCABULARY, Model
+from shared.catalog import ADDED, BUILT_IN, DEFAULTS, VOCABULARY, Model
 from shared.errors import UsageError
 from shared.families import FAMILIES
 
@@ -42,7 +42,9 @@ def _cell(value: Any) -> str:
     return {True: "yes", False: "no"}.get(value, str(value))
 
 
-def add(path: Path, name: str | None, tokenizer: Path | None, config: Path | None, default: bool) -> int:
+def add(
+    path: Path, name: str | None, tokenizer: Path | None, config: Path | None, base: str | None, default: bool
+) -> int:
     """Look at a model's files, and write its entry into the file that PIXELMILL_MODELS names.
 
     Raises UsageError for files that are no model of a known family, and for a name that is taken.
@@ -52,19 +54,32 @@ def add(path: Path, name: str | None, tokenizer: Path | None, config: Path | Non
         raise UsageError(
             "PIXELMILL_MODELS names no file to write to; export PIXELMILL_MODELS=models.toml and try again"
         )
-    family = recognition.family(path)
-    name = name or _name_of(path)
+    found = recognition.look(path)
+    name, base = name or _name_of(path), base or found.base
+    if found.family == "vae" and base is None:
+        raise UsageError(f"{path}: found an autoencoder, which does not say what it goes with; give --base")
     places = {"path": path}
-    if not path.is_dir():
-        places |= {"tokenizer": _tokenizer(path, tokenizer), **({"config": config} if config else {})}
+    if not path.is_dir() and found.family not in ADDED:
+        places["tokenizer"] = _tokenizer(path, tokenizer)
+    if not path.is_dir() and config:
+        places["config"] = config
     resolved = {key: place.resolve() for key, place in places.items()}
-    entry = Model(name=name, family=family, identity="0" * 64, **resolved)
+    entry = Model(name=name, family=found.family, identity="0" * 64, base=base, **resolved)
+    default_key = _default_key(entry) if default else None
     print(f"hashing {path} ...", flush=True)
-    identity = catalog.identity_of(entry.files())
-    text = _text(name, family, identity, {key: _from(target, place) for key, place in resolved.items()})
-    _write(target, name, text, DEFAULTS[FAMILIES[entry.family].column] if default else None)
-    print(f"added {name} ({family}) to {target}")
+    lines = {"family": found.family, **({"base": base} if base else {})}
+    lines |= {key: _from(target, place) for key, place in resolved.items()}
+    text = _text(name, lines | {"identity": catalog.identity_of(entry.files())})
+    _write(target, name, text, default_key)
+    print(f"added {name} ({found.family}) to {target}")
     return 0
+
+
+def _default_key(entry: Model) -> str:
+    column = FAMILIES[entry.family].column
+    if column not in DEFAULTS:
+        raise UsageError(f"--default: {entry.name} is {FAMILIES[entry.family].title}; rows name those that they use")
+    return DEFAULTS[column]
 
 
 def _name_of(path: Path) -> str:
@@ -87,10 +102,9 @@ def _from(target: Path, place: Path) -> str:
     return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else place.as_posix()
 
 
-def _text(name: str, family: str, identity: str, places: dict[str, str]) -> str:
-    lines = [f"[models.{json.dumps(name) if '.' in name else name}]", f'family = "{family}"']
-    lines += [f"{key} = {json.dumps(place, ensure_ascii=False)}" for key, place in places.items()]
-    return "\n".join([*lines, f'identity = "{identity}"', ""])
+def _text(name: str, lines: dict[str, str]) -> str:
+    head = f"[models.{json.dumps(name) if '.' in name else name}]"
+    return "\n".join([head, *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in lines.items()), ""])
 
 
 def _write(target: Path, name: str, text: str, default_key: str | None) -> None:

@@ -128,6 +128,9 @@ def _model_commands(models: argparse.ArgumentParser) -> None:
         type=Path,
         help="of a single file: diffusers' descriptions of an unusual architecture",
     )
+    add.add_argument(
+        "--base", choices=("sd15", "sd2", "sdxl"), help="of an autoencoder or a LoRA: the models that it goes with"
+    )
     add.add_argument("--default", action="store_true", help="rows that name no model use it")
 
 

@@ -2,11 +2,12 @@
 
 import json
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from shared.errors import UsageError
 
@@ -22,8 +23,6 @@ ENCODERS = {
 }
 OTHERS = {
     "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL",
-    "lora_unet_": "a LoRA",
-    "lora_te": "a LoRA",
     "emb_params": "a textual inversion",
     "clip_l": "a textual inversion",
     "control_model.": "a ControlNet",
@@ -31,14 +30,22 @@ OTHERS = {
     "joint_blocks.": "a model of the family Stable Diffusion 3",
     "model.diffusion_model.double_blocks.": "a model of the family Flux",
     "model.diffusion_model.joint_blocks.": "a model of the family Stable Diffusion 3",
-    "encoder.conv_in.": "an autoencoder alone",
     "model.diffusion_model.": "a UNet without a text encoder",
 }
+LORA_MARKS = (".lora_", ".lora.", "lora_unet_", "lora_te")
+BASES = {768: "sd15", 1024: "sd2", 2048: "sdxl"}  # by the width of their texts
 PIPELINES = {"StableDiffusion": "sd15", "StableDiffusionXL": "sdxl"}
 
 
-def family(path: Path) -> str:
-    """The family of a folder or a single file. Raises UsageError that says what was found instead."""
+class Found(NamedTuple):
+    """`base`: of an autoencoder or a LoRA, what it goes with, where its files say so."""
+
+    family: str
+    base: str | None = None
+
+
+def look(path: Path) -> Found:
+    """What a folder or a single file is. Raises UsageError that says what was found instead."""
     if path.is_dir():
         return _of_folder(path)
     if not path.is_file():
@@ -46,15 +53,26 @@ def family(path: Path) -> str:
     return of_tensors(path, shapes(path))
 
 
-def of_tensors(path: Path, found: Shapes) -> str:
-    """The family of a single file of these tensors."""
+def of_tensors(path: Path, found: Shapes) -> Found:
+    """What a single file of these tensors is."""
+    if any(mark in name for name in found for mark in LORA_MARKS):
+        return Found("lora", next((BASES.get(shape[-1]) for name, shape in found.items() if _reads_text(name)), None))
+    if all(_any(found, prefix) for prefix in ("encoder.conv_in.", "decoder.conv_in.")):
+        return Found("vae")
     name = next((name for prefix, name in ENCODERS.items() if _any(found, prefix)), None)
     if name is None or CHANNELS not in found:
         what = next((what for prefix, what in OTHERS.items() if _any(found, prefix)), "tensors of no known model")
-        raise UsageError(f"{path}: found {what}; expected a whole Stable Diffusion 1.x, 2.x or XL")
+        raise UsageError(
+            f"{path}: found {what}; expected a whole Stable Diffusion 1.x, 2.x or XL, an autoencoder, or a LoRA"
+        )
     if not _any(found, "first_stage_model."):
         raise UsageError(f"{path}: found no autoencoder (first_stage_model...); expected a whole Stable Diffusion")
-    return _with_channels(path, name, found[CHANNELS][1])
+    return Found(_with_channels(path, name, found[CHANNELS][1]))
+
+
+def _reads_text(name: str) -> bool:
+    """Whether a LoRA's tensor takes what the text encoder gives: its width is that of the base's texts."""
+    return bool(re.search(r"attn2[._]to_k\.(?:lora_down|lora_A|lora\.down)\.(?:\w+\.)?weight$", name))
 
 
 def shapes(path: Path) -> Shapes:
@@ -138,21 +156,23 @@ def _unpickled(file: IO[bytes]) -> Mapping[str, Any]:
 # --- folders ---
 
 
-def _of_folder(folder: Path) -> str:
-    """By `model_index.json` (diffusers), `config.json` (transformers), or the one checkpoint (Segment Anything)."""
-    index = _json(folder / "model_index.json")
+def _of_folder(folder: Path) -> Found:
+    """By `model_index.json` or `config.json` (diffusers, transformers), or the one checkpoint (Segment Anything)."""
+    index, config = _json(folder / "model_index.json"), _json(folder / "config.json") or {}
     if index is not None:
-        return _of_pipeline(folder, str(index.get("_class_name", "")))
-    if (_json(folder / "config.json") or {}).get("model_type") == "clipseg":
-        return "clipseg"
+        return Found(_of_pipeline(folder, str(index.get("_class_name", ""))))
+    if config.get("model_type") == "clipseg":
+        return Found("clipseg")
+    if config.get("_class_name") == "AutoencoderKL":
+        return Found("vae")
     checkpoints = [path for path in folder.iterdir() if path.suffix in (".pth", ".safetensors")]
     if len(checkpoints) == 1:
         readers: dict[str, Callable[[Path], Shapes]] = {".pth": _checkpoint, ".safetensors": _safetensors}
         if _any(readers[checkpoints[0].suffix](checkpoints[0]), "image_encoder."):
-            return "sam"
+            return Found("sam")
     raise UsageError(
-        f"{folder}: expected model_index.json (a folder of diffusers), a CLIPSeg of transformers, or one checkpoint of "
-        "Segment Anything"
+        f"{folder}: expected model_index.json (a folder of diffusers), an autoencoder of diffusers, a CLIPSeg of "
+        "transformers, or one checkpoint of Segment Anything"
     )
 
 

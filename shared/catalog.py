@@ -4,7 +4,7 @@ import hashlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,6 +14,7 @@ from shared.families import FAMILIES
 from shared.schedulers import SCHEDULERS
 
 SINGLE_FILES = (".safetensors", ".ckpt")
+ADDED = ("vae", "lora")  # families that go with a model, and are none themselves
 VOCABULARY = ("vocab.json", "merges.txt")
 BUILT_IN = Path(__file__).with_name("models.toml")
 # The columns that name a model, and the key that says which one an empty cell means.
@@ -60,6 +61,7 @@ class Model(BaseModel):
     path: Path  # a folder; of a diffusion model also a single file
     tokenizer: Path | None = None  # of a single file: a folder with vocab.json and merges.txt
     config: Path | None = None  # of a single file whose architecture is not its family's usual one
+    base: families.Base | None = None  # of an autoencoder or a LoRA: the models that it goes with
     identity: str = Field(pattern=r"^[0-9a-f]{64}$")
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
@@ -76,15 +78,21 @@ class Model(BaseModel):
 
     @model_validator(mode="after")
     def _has_a_tokenizer(self) -> Self:
-        if self.is_single_file and self.tokenizer is None:
+        if self.is_single_file and self.family not in ADDED and self.tokenizer is None:
             raise ValueError(
                 "tokenizer: found nothing; expected a folder with vocab.json and merges.txt, which a single file lacks"
             )
         return self
 
+    @model_validator(mode="after")
+    def _goes_with_something(self) -> Self:
+        if self.family == "vae" and self.is_single_file and self.base is None:
+            raise ValueError(f"base: found nothing; expected one of {', '.join(get_args(families.Base))}")
+        return self
+
     @property
     def is_single_file(self) -> bool:
-        return self.path.suffix in SINGLE_FILES and FAMILIES[self.family].column == "model"
+        return self.path.suffix in SINGLE_FILES and (self.family in ADDED or FAMILIES[self.family].column == "model")
 
     def files(self) -> dict[str, Path]:
         """Every file that the model consists of, by a name that does not depend on where it lies."""

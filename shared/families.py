@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Name = Literal["sd15", "sd15-inpaint", "sd2", "sd2-inpaint", "sdxl", "sdxl-inpaint", "sam", "clipseg"]
+Name = Literal["sd15", "sd15-inpaint", "sd2", "sd2-inpaint", "sdxl", "sdxl-inpaint", "vae", "lora", "sam", "clipseg"]
+Base = Literal["sd15", "sd2", "sdxl"]  # what an autoencoder or a LoRA belongs to
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,16 @@ FAMILIES: dict[Name, Family] = {
     "sd2-inpaint": Family("model", "Stable Diffusion 2.x for inpainting", {}, _TO_2048, inpaints_only=True),
     "sdxl": Family("model", "Stable Diffusion XL", _SDXL, _TO_2048),
     "sdxl-inpaint": Family("model", "Stable Diffusion XL for inpainting", _SDXL, _TO_2048, inpaints_only=True),
+    "vae": Family("vae", "an autoencoder"),
+    "lora": Family("loras", "a LoRA"),
     "sam": Family("mask_model", "Segment Anything"),
     "clipseg": Family("mask_text_model", "CLIPSeg"),
 }
+
+
+def base_of(family: str) -> str:
+    """The architecture that a family of diffusion models shares with its inpainting variant."""
+    return family.removesuffix("-inpaint")
 
 
 def of_column(column: str) -> list[str]:

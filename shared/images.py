@@ -7,6 +7,7 @@ Two dialects of metadata: the `parameters` text of A1111's webui, which other to
 import io
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -28,6 +29,7 @@ FILTER_UP = 2
 COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's, by channels: gray, gray and alpha, RGB, RGB and alpha
 DEFLATE, HORIZONTAL, STRAIGHT_ALPHA = 8, 2, 2  # TIFF's compression, predictor and extra sample
 MOST_EXIF_BYTES = 65_000  # a JPEG segment has 65,533
+NONE_ADDED: Mapping[str, str] = {}
 ISAL_LEVEL = 1  # 512x512: 1.4 ms and 497 kB; zlib's default takes 41 ms for 428 kB (docs/decisions/0005)
 
 
@@ -81,14 +83,17 @@ def decode(data: bytes) -> Pixels:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def texts(job: Job, n: int, model: str, identity: str) -> dict[str, str]:
-    """What image `n` of a job carries, by PNG key; masks have no `parameters`, for nothing was prompted."""
+def texts(job: Job, n: int, model: str, identity: str, added: Mapping[str, str] = NONE_ADDED) -> dict[str, str]:
+    """What image `n` of a job carries, by PNG key; masks have no `parameters`, for nothing was prompted.
+
+    `added`: by their names, the identities of the autoencoder and the LoRAs that the job names.
+    """
     own = {"job": job.model_dump(), "n": n, "model": {"name": model, "identity": identity}}
-    parameters = {} if isinstance(job, Segment) else {"parameters": infotext(job, n, model, identity)}
+    parameters = {} if isinstance(job, Segment) else {"parameters": infotext(job, n, model, identity, added)}
     return {**parameters, "pixelmill": canonical_json(own)}
 
 
-def infotext(job: Generation, n: int, model: str, identity: str) -> str:
+def infotext(job: Generation, n: int, model: str, identity: str, added: Mapping[str, str] = NONE_ADDED) -> str:
     """A1111's `parameters` text; order and spelling as its `create_infotext` writes them."""
     scheduler = SCHEDULERS[job.scheduler]
     fields = {
@@ -100,12 +105,16 @@ def infotext(job: Generation, n: int, model: str, identity: str) -> str:
         "Size": f"{job.width}x{job.height}",
         "Model hash": identity[:10],
         "Model": model,
+        **({"VAE hash": added[job.vae][:10], "VAE": job.vae} if job.vae else {}),
         **({} if isinstance(job, Txt2Img) else {"Denoising strength": f"{job.strength:g}"}),
+        **({"Clip skip": job.clip_skip + 1} if job.clip_skip else {}),  # there, 1 is none
         "RNG": "CPU",
         **(_mask_fields(job) if isinstance(job, Masked) else {}),
+        **({"Lora hashes": ", ".join(f"{name}: {added[name][:12]}" for name, _ in job.loras)} if job.loras else {}),
     }
+    tags = "".join(f" <lora:{name}:{weight:g}>" for name, weight in job.loras)
     negative = f"\nNegative prompt: {job.negative_prompt}" if job.negative_prompt else ""
-    return f"{job.prompt}{negative}\n" + ", ".join(f"{key}: {_quoted(value)}" for key, value in fields.items())
+    return f"{job.prompt}{tags}{negative}\n" + ", ".join(f"{key}: {_quoted(value)}" for key, value in fields.items())
 
 
 def _mask_fields(job: Masked) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SEED_LIMIT = 2**32  # seeds are the first 32 bits of a hash, or what the row says
 MOST_STEPS = 1000
 MOST_GUIDANCE = 100
+MOST_CLIP_SKIP = 11  # the first text encoder has 12 layers
 QUALITY = 95
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 
@@ -19,6 +20,7 @@ MaskedContent = Literal["original", "fill", "latent_noise", "latent_nothing"]
 Action = Literal["replace_background", "replace_object", "remove_object"]
 Pixels = Annotated[int, Field(ge=0, le=1 << 16)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Lora = tuple[str, float]  # a model of the catalog, and its weight
 Point = tuple[float, float]  # x, y in pixels of the upright input
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the upright input
 MOST_AREA = 1 << 30  # pixels
@@ -46,6 +48,9 @@ class _Diffusion(_Output):
     seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)]  # image n of the row uses seed + n
     num_images_per_prompt: Annotated[int, Field(ge=1)] = 1
     post: tuple[str, ...] = ()  # steps of shared.post, in order; in edits inside the mask
+    vae: str = ""  # an autoencoder in the place of the model's own
+    loras: tuple[Lora, ...] = ()
+    clip_skip: Annotated[int, Field(ge=0, le=MOST_CLIP_SKIP)] = 0  # last layers of the text encoder that are left out
 
 
 class Txt2Img(_Diffusion):
@@ -178,8 +183,9 @@ def identity_fields(identities: Mapping[str, str]) -> dict[str, str]:
 
 def models(job: Job) -> dict[str, str]:
     """The models that a job needs, by the field that names them; the first one makes the picture."""
-    roles = ("model", "mask_model", "mask_text_model")
-    return {role: name for role in roles if (name := getattr(job, role, ""))}
+    roles = ("model", "vae", "mask_model", "mask_text_model")
+    named = {role: name for role in roles if (name := getattr(job, role, ""))}
+    return named | {f"lora_{i}": name for i, (name, _) in enumerate(getattr(job, "loras", ()))}
 
 
 def models_text(names: Iterable[str]) -> str:
@@ -208,7 +214,16 @@ def batch_key(job: Job) -> tuple[Any, ...]:
     if isinstance(job, Segment):
         return (job.kind, *models(job).values(), job.auto)
     guided = job.guidance_scale > 1
-    common = (job.kind, job.model, job.width, job.height, job.num_inference_steps, job.scheduler, guided)
+    common: tuple[Any, ...] = (
+        job.kind,
+        job.model,
+        job.width,
+        job.height,
+        job.num_inference_steps,
+        job.scheduler,
+        guided,
+    )
+    common += (job.vae, job.loras, job.clip_skip)
     if isinstance(job, Txt2Img):
         return common
     if isinstance(job, Img2Img):

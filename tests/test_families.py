@@ -71,8 +71,8 @@ def draw(items: list[Item], model: Loaded) -> list[Pixels]:
     return [picture for picture in RUNNERS[items[0].job.kind](items, model, lambda _: None) if picture is not None]
 
 
-def plain(wanted: Item, folder: Path) -> Pixels:
-    """The same picture by diffusers alone: its own pipeline from the folder, texts, a number and a generator."""
+def plain_pipeline(wanted: Item, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Diffusers' own pipeline from the folder, and the arguments of a call: texts, numbers, a generator."""
     job, auto = wanted.job, diffusers.AutoPipelineForText2Image
     arguments: dict[str, Any] = {"height": job.height, "width": job.width}
     if isinstance(job, Img2Img):
@@ -85,16 +85,20 @@ def plain(wanted: Item, folder: Path) -> Pixels:
     pipeline = auto.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
-    images = pipeline(
-        prompt=job.prompt,
-        negative_prompt=job.negative_prompt or None,
-        num_inference_steps=job.num_inference_steps,
-        guidance_scale=job.guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(job.seed),
-        output_type="np",
-        **arguments,
-    ).images
-    return (images[0] * 255).round().astype(np.uint8)
+    return pipeline, arguments | {
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt or None,
+        "num_inference_steps": job.num_inference_steps,
+        "guidance_scale": job.guidance_scale,
+        "generator": torch.Generator("cpu").manual_seed(job.seed),
+        "output_type": "np",
+    }
+
+
+def plain(wanted: Item, folder: Path) -> Pixels:
+    """The same picture by diffusers alone."""
+    pipeline, arguments = plain_pipeline(wanted, folder)
+    return (pipeline(**arguments).images[0] * 255).round().astype(np.uint8)
 
 
 def far(one: Pixels, other: Pixels) -> int:

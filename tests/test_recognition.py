@@ -42,7 +42,7 @@ def single(tensors: ldm.Tensors, into: Path, suffix: str = ".safetensors") -> Pa
 
 @pytest.mark.parametrize("family", DIFFUSION)
 def test_a_folder_of_diffusers_says_its_family(family: str, folders: dict[str, Path]) -> None:
-    assert recognition.family(folders[family]) == family
+    assert recognition.look(folders[family]).family == family
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
@@ -50,21 +50,48 @@ def test_a_folder_of_diffusers_says_its_family(family: str, folders: dict[str, P
 def test_a_single_file_says_its_family(
     family: str, suffix: str, tensors: dict[str, ldm.Tensors], tmp_path: Path
 ) -> None:
-    assert recognition.family(single(tensors[family], tmp_path, suffix)) == family
+    assert recognition.look(single(tensors[family], tmp_path, suffix)).family == family
 
 
 @pytest.mark.parametrize("name", ["demo-shapes", "demo-sam", "demo-clipseg"])
 def test_the_models_that_ship_say_their_families(name: str) -> None:
     entry = catalog.load().models[name]
-    assert recognition.family(entry.path) == entry.family
+    assert recognition.look(entry.path).family == entry.family
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "base"),
+    [
+        ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight", 768, "sd15"),
+        ("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight", 2048, "sdxl"),
+        ("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.a.weight", 1024, "sd2"),
+        ("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight", 32, None),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", 768, None),
+    ],
+)
+def test_a_lora_says_what_it_goes_with_by_the_width_of_its_texts(
+    name: str, width: int, base: str | None, tmp_path: Path
+) -> None:
+    found = recognition.look(single({name: torch.zeros(4, width)}, tmp_path))
+    assert found == ("lora", base)
+
+
+def test_an_autoencoder_alone_is_known_and_needs_a_word_about_its_models(
+    models_toml: Path, tensors: dict[str, ldm.Tensors], capsys: pytest.CaptureFixture[str]
+) -> None:
+    vae = {k.removeprefix("first_stage_model."): v for k, v in tensors["sdxl"].items() if "first_stage" in k}
+    path = str(single(vae, models_toml.parent))
+    assert cli.main(["models", "add", path]) == 2
+    assert "give --base" in capsys.readouterr().err
+    assert cli.main(["models", "add", path, "--base", "sdxl", "--name", "fine"]) == 0
+    entry = catalog.load(models_toml).models["fine"]
+    assert (entry.family, entry.base) == ("vae", "sdxl")
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "words"),
     [
-        ("lora_unet_down_blocks_0.lora_up.weight", (4, 4), "found a LoRA"),
         ("emb_params", (2, 768), "found a textual inversion"),
-        ("encoder.conv_in.weight", (128, 3, 3, 3), "found an autoencoder alone"),
         ("model.diffusion_model.input_blocks.0.0.weight", (320, 4, 3, 3), "found a UNet without a text encoder"),
         ("conditioner.embedders.0.model.ln_final.weight", (4,), "found the refiner"),
         ("double_blocks.0.img_attn.norm.key_norm.scale", (4,), "found a model of the family Flux"),
@@ -73,26 +100,26 @@ def test_the_models_that_ship_say_their_families(name: str) -> None:
 )
 def test_other_files_are_refused_with_what_they_are(name: str, shape: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words):
-        recognition.family(single({name: torch.zeros(shape)}, tmp_path))
+        recognition.look(single({name: torch.zeros(shape)}, tmp_path))
 
 
 def test_a_unet_of_other_channels_is_refused(tensors: dict[str, ldm.Tensors], tmp_path: Path) -> None:
     other = tensors["sd15"] | {recognition.CHANNELS: torch.zeros(16, 8, 3, 3)}
     with pytest.raises(UsageError, match="takes 8 channels; expected 4, or 9"):
-        recognition.family(single(other, tmp_path))
+        recognition.look(single(other, tmp_path))
 
 
 def test_a_file_that_was_cut_off_is_refused(tensors: dict[str, ldm.Tensors], tmp_path: Path) -> None:
     path = single(tensors["sd15"], tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UsageError, match="get the file again"):
-        recognition.family(path)
+        recognition.look(path)
 
 
 def test_a_checkpoint_that_holds_code_is_refused_and_the_code_does_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": Trap(tmp_path / "sprung")}, tmp_path / "model.ckpt")
     with pytest.raises(UsageError, match="which is code"):
-        recognition.family(tmp_path / "model.ckpt")
+        recognition.look(tmp_path / "model.ckpt")
     assert not (tmp_path / "sprung").exists()
 
 
@@ -109,7 +136,7 @@ def test_bytes_that_are_no_model_are_refused(tmp_path_factory: pytest.TempPathFa
     path = tmp_path_factory.mktemp("bytes") / f"model{end}"
     path.write_bytes(body)
     with pytest.raises(UsageError):
-        recognition.family(path)
+        recognition.look(path)
 
 
 @given(st.binary(max_size=200))
@@ -117,7 +144,7 @@ def test_a_header_that_is_no_table_of_tensors_is_refused(tmp_path_factory: pytes
     path = tmp_path_factory.mktemp("header") / "model.safetensors"
     path.write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(UsageError):
-        recognition.family(path)
+        recognition.look(path)
 
 
 # --- produce models ---

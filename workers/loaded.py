@@ -23,8 +23,15 @@ class Loaded:
     scheduler_config: dict[str, Any] = field(default_factory=dict)
     further: dict[str, Any] = field(default_factory=dict)  # pipelines of the same parts: img2img, inpaint
 
+    loras: tuple[tuple[str, float], ...] = ()  # that it wears now, see workers.added
+
     def __post_init__(self) -> None:
         self.texts = Texts(self.pipeline, self.device)
+        self.own_vae: Any = getattr(self.pipeline, "vae", None)
+
+    @property
+    def pipelines(self) -> list[Any]:
+        return [self.pipeline, *self.further.values()]
 
     def scheduler(self, name: str, seeds: Sequence[int]) -> Any:
         """A fresh one for images of these seeds: schedulers keep state, and one batch must not see another's."""

@@ -31,6 +31,11 @@ class Models:
         self.most_bytes = most_bytes
         self._loaded: OrderedDict[str, Resident] = OrderedDict()
 
+    @property
+    def identities(self) -> dict[str, str]:
+        """Of every model of the catalog, by its name."""
+        return {name: entry.identity for name, entry in self.known.models.items()}
+
     def get(self, name: str) -> Any:
         """The model, loaded now if it is not resident."""
         if name not in self._loaded:
@@ -73,6 +78,18 @@ def _diffusion(entry: catalog.Model, on: torch.device) -> Resident:
     return diffusion.load(entry, on)
 
 
+def _vae(entry: catalog.Model, on: torch.device) -> Resident:
+    from workers import added  # noqa: PLC0415
+
+    return added.load_vae(entry, on)
+
+
+def _lora(entry: catalog.Model, _on: torch.device) -> Resident:
+    from workers import added  # noqa: PLC0415
+
+    return added.load_lora(entry)
+
+
 def _sam(entry: catalog.Model, on: torch.device) -> Resident:
     from workers import sam  # noqa: PLC0415
 
@@ -100,6 +117,8 @@ def check_files(entry: catalog.Model) -> None:
 
 LOADERS: dict[str, Callable[[catalog.Model, torch.device], Resident]] = {
     **dict.fromkeys(families.of_column("model"), _diffusion),
+    "vae": _vae,
+    "lora": _lora,
     "sam": _sam,
     "clipseg": _clipseg,
 }

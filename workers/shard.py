@@ -13,10 +13,11 @@ from shared.images import Pixels, sprite
 from shared.jobs import Row, split_models
 from shared.shards import Claim, Outcome
 from shared.store import JSON_LINES
-from workers import batches, device, finishing, hang, retry
+from workers import batches, device, dress, finishing, hang, retry
 from workers.batches import Item
 from workers.host import Draining, Host
 from workers.lease import Heartbeat
+from workers.loaded import Loaded
 from workers.pipelines.runners import RUNNERS
 from workers.uploads import Uploads
 
@@ -50,7 +51,7 @@ class ShardRun:
             return
         self.rows = bury.rows_of(self.host.store, self.claim.run, self.claim.shard)
         model = self.host.models.get(split_models(self.claim.shard.model)[0])
-        with Uploads(self.host.store, self.claim.run, model, self.still_ours) as uploads:
+        with Uploads(self.host.store, self.claim.run, model, self.host.models.identities, self.still_ours) as uploads:
             wanted = batches.items(self.rows)
             todo = self._without_stored(wanted, uploads) if tried_before else wanted
             self.finished = len(wanted) - len(todo)
@@ -118,6 +119,8 @@ class ShardRun:
     def _run(self, ready: Sequence[Item], model: Any) -> list[Pixels | None]:
         """Through the model, all that it has to draw."""
         drawn = batches.filled(_drawn(ready))
+        if drawn and isinstance(model, Loaded):
+            dress.dress(model, drawn[0].job, self.host.models.get)
         pictures = iter(RUNNERS[drawn[0].job.kind](drawn, model, self._on_step(drawn)) if drawn else ())
         return [next(pictures) if _is_drawn(item) else None for item in ready]
 

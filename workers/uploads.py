@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import BoundedSemaphore
@@ -36,12 +36,14 @@ class Stored:
 
 
 class Uploads:
-    """Stores a shard's pictures. `check` may raise to stop the waiting while the storage is away."""
+    """Stores a shard's pictures. `check` may raise to stop the waiting while the storage is away. `added`: by their
+    names, the identities of whatever else than the model may take part."""
 
-    def __init__(self, store: Store, run: str, model: Loaded, check: Callable[[], None]):
+    def __init__(self, store: Store, run: str, model: Loaded, added: Mapping[str, str], check: Callable[[], None]):
         self.store = store
         self.run = run
         self.model = model
+        self.added = added
         self.check = check
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
         self._free = BoundedSemaphore(WAITING_MOST)
@@ -86,7 +88,7 @@ class Uploads:
 
     def _put(self, item: Item, pixels: Pixels | None, made: dict[str, Any]) -> Stored:
         start = time.perf_counter()
-        texts = images.texts(item.job, item.n, self.model.name, self.model.identity)
+        texts = images.texts(item.job, item.n, self.model.name, self.model.identity, self.added)
         finished = finishing.finish(item, pixels, texts)
         facts = _facts(finished.data, finished.pixels) | finished.facts | made
         encoded = time.perf_counter()

@@ -1,0 +1,174 @@
+"""Autoencoders, LoRAs and skipped layers change a picture as plain calls of diffusers do, and leave nothing behind."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import ldm
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from test_families import KINDS, far, plain_pipeline, sample
+
+from shared.catalog import Model
+from shared.errors import ModelError
+from shared.images import Pixels
+from shared.jobs import Inpaint, Txt2Img
+from workers.batches import Item
+from workers.dress import dress
+from workers.loaded import Loaded
+from workers.models import Models
+from workers.pipelines.runners import RUNNERS
+
+FAMILIES = ("sd15", "sd2", "sdxl", "sd15-inpaint")
+CASES = [(family, kind) for family, kind in KINDS if family in FAMILIES]
+
+
+class Things:
+    """A model of a family, an autoencoder and two LoRAs for it, as files and loaded."""
+
+    def __init__(self, family: str, folder: Path):
+        self.family = family
+        self.path = tiny_models.save(family, folder)
+        base: Any = family.removesuffix("-inpaint")
+        entries = [tiny_models.entry(family, self.path)]
+        other = tiny_models.pipeline(family, folder / "configs", seed=9)
+        self.vae = folder / "vae"
+        other.vae.save_pretrained(self.vae)
+        entries.append(added("vae", "vae", self.vae))
+        entries.append(added("vae-ldm", "vae", self._ldm(other.vae, folder), base=base, config=folder / "configs/vae"))
+        self.loras = {}
+        for seed, name in enumerate(("one", "two.five"), 1):
+            self.loras[name] = self._lora(other, folder / name, seed)
+            entries.append(added(name, "lora", self.loras[name], base=base))
+        self.models = Models(tiny_models.known(*entries), torch.device("cpu"), 1 << 40)
+
+    def _ldm(self, vae: Any, folder: Path) -> Path:
+        save_file({name: tensor.contiguous() for name, tensor in ldm.vae(vae).items()}, folder / "vae.safetensors")
+        return folder / "vae.safetensors"
+
+    def _lora(self, pipeline: Any, folder: Path, seed: int) -> Path:
+        """Written by diffusers itself; of UNet and text encoder."""
+        torch.manual_seed(seed)
+        layers = {}
+        targets = {"unet": ["to_q", "to_k", "to_v", "to_out.0"], "text_encoder": ["q_proj", "v_proj"]}
+        for part, modules in targets.items():
+            net = getattr(pipeline, part)
+            net.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=modules), f"a{seed}")
+            state = get_peft_model_state_dict(net, adapter_name=f"a{seed}")
+            layers[f"{part}_lora_layers"] = {key: torch.randn_like(value) * 0.2 for key, value in state.items()}
+        type(pipeline).save_lora_weights(folder, **layers)
+        return folder / "pytorch_lora_weights.safetensors"
+
+    def draw(self, items: list[Item]) -> list[Pixels]:
+        model = self.models.get(f"tiny-{self.family}")
+        dress(model, items[0].job, self.models.get)
+        found = RUNNERS[items[0].job.kind](items, model, lambda _: None)
+        return [picture for picture in found if picture is not None]
+
+    def plain(self, item: Item) -> Pixels:
+        """By diffusers alone."""
+        job = item.job
+        pipeline, arguments = plain_pipeline(item, self.path)
+        if job.vae:
+            pipeline.register_modules(vae=diffusers.AutoencoderKL.from_pretrained(self.vae))
+        for name, _ in job.loras:
+            pipeline.load_lora_weights(self.loras[name], adapter_name=name.replace(".", ""))
+        if job.loras:
+            names, weights = zip(*job.loras, strict=True)
+            pipeline.set_adapters([name.replace(".", "") for name in names], list(weights))
+        if (
+            self.family != "sdxl"
+        ):  # diffusers looks for a module that transformers has renamed (huggingface/diffusers#14124)
+            pipeline.text_encoder.__dict__["text_model"] = pipeline.text_encoder
+        images = pipeline(**arguments, clip_skip=job.clip_skip or None).images
+        return (images[0] * 255).round().astype(np.uint8)
+
+
+def added(name: str, family: str, path: Path, **more: Any) -> Model:
+    made = tiny_models.entry(family, path, **more)
+    return made.model_copy(update={"name": name})
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Things]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield cache(lambda family: Things(family, tmp_path_factory.mktemp(family)))
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"vae": "vae"},
+        {"loras": (("one", 1.0),)},
+        {"loras": (("one", 0.6), ("two.five", -0.4))},
+        {"clip_skip": 1},
+        {"vae": "vae", "loras": (("two.five", 0.8),), "clip_skip": 2},
+    ],
+    ids=["vae", "lora", "two loras", "clip skip", "all"],
+)
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_what_is_added_changes_a_picture_as_diffusers_itself_does(
+    family: str, kind: type, fields: dict[str, Any], things: Callable[[str], Things]
+) -> None:
+    mine = things(family)
+    (bare,) = mine.draw([sample(3, kind)])
+    (drawn,) = mine.draw([sample(3, kind, **fields)])
+    assert far(drawn, mine.plain(sample(3, kind, **fields))) <= 1
+    assert far(drawn, bare) > 1
+    assert np.array_equal(mine.draw([sample(3, kind)])[0], bare)  # and nothing of it stays
+
+
+def test_a_single_file_autoencoder_draws_what_its_folder_draws(things: Callable[[str], Things]) -> None:
+    mine = things("sd15")
+    one, other = (mine.draw([sample(4, Txt2Img, vae=name)])[0] for name in ("vae", "vae-ldm"))
+    assert far(one, other) <= 1
+
+
+def test_a_row_with_loras_has_the_same_pixels_among_other_neighbours(things: Callable[[str], Things]) -> None:
+    mine, worn = things("sd15"), {"loras": (("one", 1.0),)}
+    first = mine.draw([sample(1, Inpaint, **worn), sample(2, Inpaint, **worn)])[0]
+    second = mine.draw([sample(5, Inpaint, **worn), sample(1, Inpaint, **worn)])[1]
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(("family", "other"), [("sd15", "sdxl"), ("sdxl", "sd15")])
+def test_a_lora_of_another_architecture_is_refused_with_both_named_and_leaves_nothing(
+    family: str, other: str, things: Callable[[str], Things], tmp_path: Path
+) -> None:
+    mine = things(family)
+    foreign = added("foreign", "lora", things(other).loras["one"])
+    mine.models.known.models["foreign"] = foreign
+    (bare,) = mine.draw([sample(6, Txt2Img)])
+    with pytest.raises(ModelError, match=f"foreign does not fit model tiny-{family}") as caught:
+        mine.draw([sample(6, Txt2Img, loras=(("foreign", 1.0),))])
+    assert caught.value.model == "foreign"
+    assert np.array_equal(mine.draw([sample(6, Txt2Img)])[0], bare)
+
+
+def test_a_lora_of_parts_that_no_model_has_is_refused(things: Callable[[str], Things], tmp_path: Path) -> None:
+    mine = things("sd15")
+    tensors = load_file(mine.loras["one"])
+    renamed = {f"transformer.{name.partition('.')[2]}": value for name, value in tensors.items()}
+    save_file(renamed, tmp_path / "odd.safetensors")
+    mine.models.known.models["odd"] = added("odd", "lora", tmp_path / "odd.safetensors")
+    with pytest.raises(ModelError, match="odd does not fit model tiny-sd15"):
+        mine.draw([sample(6, Txt2Img, loras=(("odd", 1.0),))])
+
+
+def test_a_model_is_whole_again_after_a_shard_with_loras(things: Callable[[str], Things]) -> None:
+    mine = things("sd2")
+    model: Loaded = mine.models.get("tiny-sd2")
+    names = set(model.pipeline.unet.state_dict())
+    mine.draw([sample(3, Txt2Img, loras=(("one", 1.0),))])
+    mine.draw([sample(3, Txt2Img)])
+    assert set(model.pipeline.unet.state_dict()) == names
+    assert model.loras == ()
