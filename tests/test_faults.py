@@ -316,3 +316,17 @@ def test_what_is_shown_of_a_cell_is_short_and_on_one_line():
 def test_the_nearest_name_is_given_only_where_it_is_near():
     assert did_you_mean("stepz", ["steps", "seed"]) == "did you mean 'steps'?"
     assert did_you_mean("mood", ["steps", "seed"]) == ""
+
+
+def test_a_lora_or_an_autoencoder_that_goes_with_other_models_is_refused_with_both_named(tmp_path):
+    text = "prompt,vae,loras\na,,ink:0.5\nb,fine,\nc,,ink;ink\nd,,nope\ne,,xl-ink:2\nf,,ink:11\n"
+    entries = [
+        Model(name=name, family=family, path=Path(f"{name}.safetensors"), base=base, identity="a" * 64)
+        for name, family, base in (("ink", "lora", "sd15"), ("xl-ink", "lora", "sdxl"), ("fine", "vae", "sdxl"))
+    ]
+    with_more = CATALOG.model_copy(update={"models": CATALOG.models | {each.name: each for each in entries}})
+    (tmp_path / "prompts.csv").write_text(text)
+    found = rows.check(tmp_path / "prompts.csv", ReadOptions(), with_more, Settings()).faults
+    assert [(fault.line, fault.column) for fault in found] == [(n, "vae" if n == 3 else "loras") for n in range(3, 8)]
+    words = ("goes with sdxl", "ink twice", "one of ink, xl-ink", "goes with sd15", "from -10 to 10")
+    assert all(word in str(fault) for word, fault in zip(words, found, strict=True)), [str(fault) for fault in found]

@@ -38,7 +38,9 @@ def dress(model: Loaded, job: Any, get: Callable[[str], Any]) -> None:
 
     Raises ModelError that names what does not fit.
     """
-    _wear_vae(model, get(job.vae) if job.vae else None)
+    if job.vae != model.vae:
+        _wear_vae(model, get(job.vae) if job.vae else None)
+        model.vae = job.vae
     wanted = tuple(job.loras)
     if wanted != model.loras:
         _take_off(model)

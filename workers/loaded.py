@@ -23,7 +23,8 @@ class Loaded:
     scheduler_config: dict[str, Any] = field(default_factory=dict)
     further: dict[str, Any] = field(default_factory=dict)  # pipelines of the same parts: img2img, inpaint
 
-    loras: tuple[tuple[str, float], ...] = ()  # that it wears now, see workers.added
+    vae: str = ""  # that it wears now instead of its own, see workers.dress
+    loras: tuple[tuple[str, float], ...] = ()  # that it wears now
 
     def __post_init__(self) -> None:
         self.texts = Texts(self.pipeline, self.device)
