@@ -64,10 +64,16 @@ def flood(mill: Mill, flower: Monitor) -> int:
     """As a worker tells of tasks that it received, each another one; the most bytes that Flower held."""
     most_bytes = 0
     with mill.app.connection_for_write() as connection, mill.app.events.Dispatcher(connection, "cpu-9@test") as worker:
+
+        def receive(number: int) -> None:
+            facts = {"name": queue.RUN_SHARD, "args": "()", "kwargs": f"flood shard {number:06d}"}
+            worker.send("task-received", uuid=str(uuid4()), retries=0, eta=None, expires=None, **facts)
+
+        # It answers before it listens, and what is told to nobody is lost.
+        wait_for(lambda: receive(0) or flower.seen(), "Flower to listen")
         for sent in range(AT_ONCE, EVENTS + 1, AT_ONCE):
             for number in range(AT_ONCE):
-                facts = {"name": queue.RUN_SHARD, "args": "()", "kwargs": f"flood shard {number:06d}"}
-                worker.send("task-received", uuid=str(uuid4()), retries=0, eta=None, expires=None, **facts)
+                receive(number)
             wait_for(lambda: flower.seen() >= sent, f"Flower to see {sent:,} events")  # noqa: B023
             most_bytes = max(most_bytes, flower.rss_bytes())
     return most_bytes
