@@ -45,6 +45,8 @@ MOST_LORA_WEIGHT = 10
 MOST_STEM_CHARS = 100  # of an input, in the name of what is made of it
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 _WINDOWS = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
+TAG = "<lora:"
+_TAGS = re.compile(r"<lora:([^<>;]*)>")
 _IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|jxl)$", re.IGNORECASE)
 _SCHEDULES = ", ".join(f"_{name}" for name in schedulers.SCHEDULES)
 _FORMATS: dict[str, jobs.OutputFormat] = {
@@ -107,6 +109,12 @@ def loras(cell: str, catalog: Catalog, to: Model) -> tuple[jobs.Lora, ...]:
     if len(found) > MOST_LORAS:
         raise BadCell(f"at most {MOST_LORAS} LoRAs", found=f"{len(found)} LoRAs")
     return tuple(found.items())
+
+
+def without_tags(prompt: str) -> tuple[str, str]:
+    """A prompt without its LoRAs as A1111 writes them, and those as the column `loras` does."""
+    tags = ";".join(found[1] for found in _TAGS.finditer(prompt))
+    return " ".join(part for piece in _TAGS.split(prompt)[::2] if (part := piece.strip())), tags
 
 
 def scheduler(cell: str) -> str:

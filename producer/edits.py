@@ -73,9 +73,9 @@ class Edits:
         self._templates: dict[tuple[Any, ...], Template] = {}
         self._sized: dict[tuple[Any, ...], Template] = {}
 
-    def ask(self, cells: Sequence[str]) -> Asked:
-        """`cells`: of one row, and an empty one behind them."""
-        settings = self._settings(cells)
+    def ask(self, cells: Sequence[str], tags: str = "") -> Asked:
+        """`cells`: of one row, and an empty one behind them. `tags`: LoRAs that its prompt names."""
+        settings = (*self._settings(cells), tags) if tags else self._settings(cells)
         if self._possible:
             return self._ask(settings, [cell.strip() for cell in self._own(cells)])
         asked = self._plain.get(settings)
@@ -111,6 +111,7 @@ class Edits:
         """Decide the kind, and set apart what it has no use for."""
         given = dict(zip(OWN, own, strict=True))
         given |= {column: cell.strip() for column, cell in zip(self._columns, settings, strict=False)}
+        given["loras"] = ";".join(filter(None, (given.get("loras", ""), *settings[len(self._columns) :])))
         given = {column: cell for column, cell in given.items() if cell and not _is_no(column, cell)}
         reading = Reading(self.names)
         kind = self._kind(given, reading)

@@ -100,11 +100,12 @@ class Table:
         cells = [*record.cells, ""]
         prompt, negative, seed, filename, custom_id = self._own(cells)
         default_prompt, default_negative, default_seed = self._fill
-        template, edit, stem, problems = self._edits.ask(cells)
+        prompt = prompt if prompt.strip() else default_prompt or prompt
+        prompt, tags = columns.without_tags(prompt) if columns.TAG in prompt else (prompt, "")
+        template, edit, stem, problems = self._edits.ask(cells, tags)
         images, made_format = template.images, template.job.output_format
         reading = Reading(self._names, problems)
         read, most = reading.read, self.settings.max_prompt_chars
-        prompt = prompt if prompt.strip() else default_prompt or prompt
         wants_prompt = template.prompted or (prompt.strip() and "prompt" in template.holes)
         own_name = read("filename", None, columns.filename, filename.strip(), made_format) if filename else None
         draft = Draft(

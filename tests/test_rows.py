@@ -6,6 +6,7 @@ import json
 import re
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -350,3 +351,31 @@ def _demo_words() -> set[str]:
     for words in (captions.SIZE_WORDS, captions.PLACE_WORDS, captions.PATTERN_WORDS):
         phrases += [phrase for group in words.values() for phrase in group]
     return set(re.findall(r"[a-z]+", re.sub(r"{\w+}", " ", " ".join(phrases))))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "cell", "left", "loras"),
+    [
+        ("a cat <lora:ink:0.5>", "", "a cat", (("ink", 0.5),)),
+        ("<lora:ink>, a cat<lora:wash:-1>  at night", "", ", a cat at night", (("ink", 1.0), ("wash", -1.0))),
+        ("a cat <lora:ink:0.5>", "wash:2", "a cat", (("wash", 2.0), ("ink", 0.5))),
+        ("a cat <lora ink>", "ink", "a cat <lora ink>", (("ink", 1.0),)),
+        ("a  cat", "", "a  cat", ()),
+    ],
+)
+def test_loras_in_a_prompt_mean_what_the_column_means(
+    tmp_path: Path, prompt: str, cell: str, left: str, loras: Any
+) -> None:
+    more = {
+        name: Model(name=name, family="lora", path=Path("l.safetensors"), base="sd15", identity="a" * 64)
+        for name in ("ink", "wash")
+    }
+    known = CATALOG.model_copy(update={"models": CATALOG.models | more})
+    path = tmp_path / "tags.csv"
+    path.write_text(f'prompt,loras\n"{prompt}",{cell}\n')
+    report = rows.check(path, ReadOptions(), known, Settings())
+    (entry,) = rows.read(path, ReadOptions(), known, Settings(), report)
+    row = json.loads(entry.text)
+    assert (row["job"]["prompt"], row["job"]["loras"]) == (left, [list(lora) for lora in loras])
+    assert row["cells"]["prompt"] == prompt
+    assert set(report.models) == {row["job"]["model"], *(name for name, _ in loras)}
