@@ -1,6 +1,6 @@
 """Pure: which images of a shard go through the model together."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -43,15 +43,15 @@ def items(rows: Iterable[Row]) -> list[Item]:
     return [Item(row, n) for row in rows for n in range(row.job.num_images_per_prompt)]
 
 
-def first(wanted: Sequence[Item], most: int) -> list[Item]:
-    """The next batch: at most `most` images from the beginning, all of one compatibility key.
+def first(wanted: Sequence[Item], most: int, length: Callable[[Item], int] = lambda _: 1) -> list[Item]:
+    """The next batch: at most `most` images from the beginning, all of one compatibility key, and of one length.
 
     A shard that resumes may lack some rows; nothing is padded, the shape of each batch is recorded with its images.
     """
     if wanted[0].row.batch_images:
         return [wanted[0]]
-    key = _key(wanted[0])
-    return list(takewhile(lambda item: _key(item) == key, wanted[:most]))
+    key, long = _key(wanted[0]), length(wanted[0])
+    return list(takewhile(lambda item: _key(item) == key and length(item) == long, wanted[:most]))
 
 
 def filled(batch: Sequence[Item]) -> list[Item]:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from shared import bury, jobs, keys, results, sheet
@@ -67,8 +68,10 @@ class ShardRun:
     # --- making ---
 
     def _make(self, todo: Sequence[Item], model: Any, uploads: Uploads) -> None:
+        length = partial(_length, model)
+        todo = sorted(todo, key=length)
         while todo:
-            batch = batches.first(todo, self._most(todo[0]))
+            batch = batches.first(todo, self._most(todo[0]), length)
             todo = todo[len(batch) :]
             self._fetch_ahead([*batch, *todo[: len(batch)]])
             self._render(batch, model, uploads)
@@ -227,6 +230,11 @@ class ShardRun:
         lines = [json.loads(line) for line in (body or b"").splitlines()]
         # Rows that were isolated since are other shards'.
         return outcome([line for line in lines if self.claim.shard.wants(line["row"])]) if body else None
+
+
+def _length(model: Any, item: Item) -> int:
+    """Texts of one length go together: a longer neighbour would change a shorter one's picture."""
+    return model.texts.windows(item.job) if isinstance(model, Loaded) and hasattr(item.job, "prompt") else 1
 
 
 def _is_drawn(item: Item) -> bool:

@@ -1,0 +1,119 @@
+"""Prompts of any length and with weighed words, and that neither changes the picture of a neighbour."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from test_families import draw, load, sample
+
+from shared.jobs import Img2Img, Txt2Img
+from workers import batches
+from workers.loaded import Loaded
+from workers.shard import _length
+
+FAMILIES = ("sd15", "sd2", "sdxl")
+MOST = 32  # tokens of a tiny encoder, with a beginning and an end
+LONG = "a large red circle on a blue background, and a small green star beside it, " * 2
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Loaded]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield cache(
+        lambda family: load(tiny_models.entry(family, tiny_models.save(family, tmp_path_factory.mktemp(family))))
+    )
+    torch.set_num_threads(threads)
+
+
+def by_hand(model: Loaded, ids: list[int], clip_skip: int = 0) -> torch.Tensor:
+    """One window of tokens through the encoders, as Stable Diffusion takes them."""
+    is_xl = hasattr(model.pipeline, "text_encoder_2")
+    found = []
+    for end in ("", "_2")[: 1 + is_xl]:
+        tokenizer, encoder = (getattr(model.pipeline, f"{part}{end}") for part in ("tokenizer", "text_encoder"))
+        whole = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+        whole += [tokenizer.pad_token_id] * (MOST - len(whole))
+        with torch.inference_mode():
+            hidden = encoder(torch.tensor([whole]), output_hidden_states=True).hidden_states[-(clip_skip + 1 + is_xl)]
+            found.append(hidden if is_xl else encoder.final_layer_norm(hidden))
+    return torch.cat(found, dim=-1)
+
+
+def ids_of(model: Loaded, text: str) -> list[int]:
+    return list(model.pipeline.tokenizer(text).input_ids[1:-1])
+
+
+@pytest.mark.parametrize("clip_skip", [0, 1])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_long_prompt_goes_through_the_encoder_in_windows_that_end_between_words(
+    family: str, clip_skip: int, loaded: Callable[[str], Loaded]
+) -> None:
+    model = loaded(family)
+    tokens, pieces = ids_of(model, LONG), model.pipeline.tokenizer.tokenize(LONG)
+    windows = []
+    while tokens:
+        end = min(MOST - 2, len(tokens))
+        while len(tokens) > MOST - 2 and not pieces[end - 1].endswith("</w>"):
+            end -= 1
+        windows.append(by_hand(model, tokens[:end], clip_skip))
+        tokens, pieces = tokens[end:], pieces[end:]
+    assert len(windows) > 1
+    assert torch.allclose(model.texts.encode(LONG, clip_skip).embeds, torch.cat(windows, dim=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_weight_moves_words_away_from_nothing_and_one_leaves_them(
+    family: str, loaded: Callable[[str], Loaded]
+) -> None:
+    model = loaded(family)
+    plain, nothing = by_hand(model, ids_of(model, "a red circle")), by_hand(model, [])
+    weights = torch.ones(1, MOST, 1)
+    weights[:, 2] = 1.5  # bos, a, red
+    expected = nothing + (plain - nothing) * weights
+    assert torch.allclose(model.texts.encode("a (red:1.5) circle").embeds, expected, atol=1e-5)
+    assert torch.equal(model.texts.encode("a (red:1) circle").embeds, model.texts.encode("a red circle").embeds)
+    assert torch.equal(model.texts.encode(r"a \(red\)").embeds, by_hand(model, ids_of(model, "a (red)")))
+
+
+@pytest.mark.parametrize("kind", [Txt2Img, Img2Img])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_long_and_weighed_prompts_change_the_picture_beyond_where_one_window_ends(
+    family: str, kind: type, loaded: Callable[[str], Loaded]
+) -> None:
+    model = loaded(family)
+    prompts = (LONG, LONG + "(on a yellow background:1.4)", LONG + "on a yellow background")
+    pictures = [draw([sample(3, kind, prompt=prompt)], model)[0] for prompt in prompts]
+    assert all(not np.array_equal(one, other) for one, other in pairwise(pictures))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_long_negative_prompt_needs_no_long_prompt(family: str, loaded: Callable[[str], Loaded]) -> None:
+    model = loaded(family)
+    arguments = model.texts.arguments([sample(3, Txt2Img, prompt="a star", negative_prompt=LONG).job])
+    assert arguments["prompt_embeds"].shape == arguments["negative_prompt_embeds"].shape
+    assert arguments["prompt_embeds"].shape[1] == 2 * MOST
+    assert torch.equal(arguments["prompt_embeds"][:, MOST:], model.texts.encode("").embeds)
+    assert draw([sample(3, Txt2Img, prompt="a star", negative_prompt=LONG)], model)
+
+
+def test_texts_of_other_lengths_are_other_batches(loaded: Callable[[str], Loaded]) -> None:
+    def length(item: Any) -> int:
+        return _length(loaded("sd15"), item)
+
+    items = [sample(1, Txt2Img), sample(2, Txt2Img), sample(3, Txt2Img, prompt=LONG), sample(4, Txt2Img)]
+    assert [length(item) for item in items] == [1, 1, 2, 1]
+    assert batches.first(items, 4, length) == items[:2]
+    assert batches.first(sorted(items, key=length), 4, length) == [items[0], items[1], items[3]]
+
+
+@pytest.mark.parametrize("text", ["", "a red circle", LONG, "é" * 40, "🟥" * 12, "a (red:1.3) circle " * 9])
+def test_the_length_that_is_foretold_is_the_length_that_comes(text: str, loaded: Callable[[str], Loaded]) -> None:
+    texts = loaded("sd15").texts
+    count = texts.windows(sample(1, Txt2Img, prompt=text, negative_prompt="").job)
+    assert texts.encode(text).embeds.shape[1] == count * MOST
