@@ -45,13 +45,14 @@ def main() -> int:
 
 def build(folder: Path) -> None:
     """The model in half precision, in both formats."""
-    pipeline = tiny_models.pipeline("sd15", tiny_models.ARCHITECTURES / "sd15")
+    described = tiny_models.ARCHITECTURES / "sd15"
+    pipeline = tiny_models.pipeline("sd15", described)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.half()
     count = sum(weights.numel() for weights in pipeline.unet.parameters())
     print(f"UNet: {count / 1e6:.0f} million parameters")
-    pipeline.save_pretrained(folder / "sd15")
+    tiny_models.write(pipeline, described, folder / "sd15")
     tiny_models.vocabulary(folder / "words")
     save_file(ldm.checkpoint(pipeline), folder / "words" / "sd15.safetensors")
 

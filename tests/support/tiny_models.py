@@ -58,29 +58,35 @@ def pipeline(family: str, described: Path, seed: int = 0) -> Any:
         "unet": UNet2DConditionModel.from_config({**unet, "in_channels": channels}),
         "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(described, subfolder="vae")),
         "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(described, subfolder="text_encoder")),
-        "tokenizer": tokenizer("!" if family.startswith("sd2") else "<|endoftext|>"),
+        "tokenizer": tokenizer("!" if family.startswith("sd2") else "<|endoftext|>", described),
         "scheduler": getattr(diffusers, scheduler["_class_name"]).from_config(scheduler),
     }
     if not family.startswith("sdxl"):
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         return StableDiffusionPipeline(**parts)
     second = CLIPTextConfig.from_pretrained(described, subfolder="text_encoder_2")
-    parts |= {"text_encoder_2": CLIPTextModelWithProjection(second), "tokenizer_2": tokenizer("!")}
+    parts |= {"text_encoder_2": CLIPTextModelWithProjection(second), "tokenizer_2": tokenizer("!", described)}
     return StableDiffusionXLPipeline(**parts, add_watermarker=False)
 
 
 def save(family: str, folder: Path) -> Path:
     """A folder of diffusers, and beside it, in `configs`, what a single file of that size is read with."""
     described = configs(family, folder / "configs")
-    pipeline(family, described).save_pretrained(folder / "model")
+    return write(pipeline(family, described), described, folder / "model")
+
+
+def write(made: Any, described: Path, folder: Path) -> Path:
+    """A pipeline of that description, as a folder of diffusers."""
+    made.save_pretrained(folder)
     # Published schedulers leave most of their settings unsaid; diffusers saves all of them.
     scheduler = "scheduler/scheduler_config.json"
-    (folder / "model" / scheduler).write_bytes((described / scheduler).read_bytes())
-    return folder / "model"
+    (folder / scheduler).write_bytes((described / scheduler).read_bytes())
+    return folder
 
 
-def tokenizer(pad: str) -> CLIPTokenizer:
-    return CLIPTokenizer.from_pretrained(TOKENIZER, pad_token=pad)
+def tokenizer(pad: str, described: Path) -> CLIPTokenizer:
+    encoder = json.loads((described / "text_encoder" / "config.json").read_text())
+    return CLIPTokenizer.from_pretrained(TOKENIZER, pad_token=pad, model_max_length=encoder["max_position_embeddings"])
 
 
 def vocabulary(folder: Path) -> Path:
