@@ -17,6 +17,7 @@ from shared.shards import Shard
 
 SETTINGS = {"LEASE_S": 2, "HEARTBEAT_S": 0.5, "REDELIVER_S": 1, "TICK_S": 0.5, "THREADS": 1, "HANG_S": 3}
 LONGEST_WATCH_S = 120.0
+MEANWHILE = ", the broker away meanwhile"
 Held = dict[tuple[str, str], int]  # (run, shard) -> token
 
 
@@ -24,6 +25,7 @@ class Mill(Fleet):
     """Like a supervisor, it announces its workers even while dispatch fails, and tries everything again."""
 
     def __init__(self, settings: Settings, folder: Path):
+        self.outages = 0  # of the broker, so far; while it is away no lease can end
         self.kills = 0  # faults after which a model call may run again
         self.recoveries: list[tuple[str, float]] = []  # what broke, seconds until a shard of it was free again
         self.runs: dict[str, int] = {}  # rows of each run that was taken
@@ -47,10 +49,10 @@ class Mill(Fleet):
     def fault(self, what: str = "", workers: Collection[str] = (), kills: int = 1) -> Iterator[None]:
         """Around what breaks these workers (none named: all); from its beginning, the time until a shard that one of
         them ran can go to another."""
-        held, begin = self.held(workers), time.monotonic()
+        held, begin, outages = self.held(workers), time.monotonic(), self.outages
         yield
         self.kills += kills
-        watch = threading.Thread(target=self._watch, args=(what, held, begin), daemon=True)
+        watch = threading.Thread(target=self._watch, args=(what, held, begin, outages), daemon=True)
         watch.start()
         self._watches.append(watch)
 
@@ -81,13 +83,14 @@ class Mill(Fleet):
         """Of one kind of fault, or of all; sorted."""
         return sorted(seconds for kind, seconds in self.recoveries if what in ("", kind))
 
-    def _watch(self, what: str, held: Held, begin: float) -> None:
+    def _watch(self, what: str, held: Held, begin: float, outages: int) -> None:
         while held and not self._stop.is_set():
             with suppress(PixelmillError):
                 for (run, name), token in list(held.items()):
                     parts = self.parts(run, name)
                     if parts and not any(shard.token == token and shard.state == "running" for shard in parts):
-                        self.recoveries.append((what, time.monotonic() - begin))
+                        alone = self.outages == outages
+                        self.recoveries.append((what if alone else what + MEANWHILE, time.monotonic() - begin))
                         parts = []
                     if not parts:
                         del held[run, name]
