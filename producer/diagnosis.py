@@ -181,6 +181,8 @@ def judge_model(model: Model, found: str | None, workers: Mapping[str, Any] | No
     serving = sum(name in set(facts["models"]) - set(facts["problems"]) for facts in (workers or {}).values())
     if serving:
         return Finding(check, "ok", f"{here}; live workers that have it: {serving}")
+    if reasons := [facts["problems"][name] for facts in (workers or {}).values() if name in facts["problems"]]:
+        return Finding(check, "FAILED", f"{here}; no live worker can serve it", reasons[0])
     if workers:
         advice = f"its files belong into {path} on the worker hosts: check `path` in models.toml there"
         return Finding(check, "FAILED", f"{here}; no live worker can serve it", advice)

@@ -113,7 +113,7 @@ def unserved(ledger: Ledger, run: str) -> str:
     facts = ledger.facts(run)
     models = [m for m in json.loads(facts.get("models", "[]")) if ledger.pending(run, m)]
     missing = [m for m in models if not dispatch.can_serve(workers.values(), m)]
-    parts = [part for m in missing for part in split_models(m)]
+    parts = [part for m in missing for part in (m, *split_models(m))]
     if not missing:
         return ""
     quarantined = quarantines(workers)

@@ -16,7 +16,7 @@ from shared import families, jobs, post
 from shared.catalog import Catalog, Defaults, Limits, Model
 from shared.families import FAMILIES
 from shared.headers import Facts
-from shared.schedulers import SCHEDULERS
+from shared.schedulers import SCHEDULERS, sampler_of
 from shared.settings import Settings
 
 ANY_SIZE = Limits(min_size=8, max_size=1 << 16, multiple_of=1)  # while the row's model is not known
@@ -120,6 +120,8 @@ class _Maker:
         defaults, limits = model.defaults, ANY_SIZE if len(self.reading.problems) > problems else model.limits
         self._check_family(model)
         sampler = get("scheduler", defaults.scheduler, columns.scheduler, bad="euler")  # goes with any schedule type
+        if "schedule_type" in self.reading.cells and "scheduler" not in self.reading.cells:
+            sampler = sampler_of(sampler)  # the row's schedule type takes the place of the default's
         images = self.settings.max_images_per_row
         return {
             **({"strength": defaults.remove_strength} if action == "remove_object" else {}),

@@ -7,9 +7,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from producer import follow, recognition
 from shared import catalog, settings
-from shared.catalog import ADDED, BUILT_IN, DEFAULTS, VOCABULARY, Model
+from shared.catalog import ADDED, DEFAULTS, NAME, VOCABULARY, Model
 from shared.errors import UsageError
 from shared.families import FAMILIES
 
@@ -54,8 +56,15 @@ def add(
         raise UsageError(
             "PIXELMILL_MODELS names no file to write to; export PIXELMILL_MODELS=models.toml and try again"
         )
+    name = name or _name_of(path)
+    _check_name(target, name)
+    for option, folder in (("--tokenizer", tokenizer), ("--config", config)):
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"{option}: there is no folder {folder}")
     found = recognition.look(path)
-    name, base = name or _name_of(path), base or found.base
+    base = base or found.base
+    if found.family == "lora" and base is None:
+        print(f"warning: {path} does not say what it goes with; give --base, and rows are checked before they are sent")
     if found.family == "vae" and base is None:
         raise UsageError(f"{path}: found an autoencoder, which does not say what it goes with; give --base")
     places = {"path": path}
@@ -63,14 +72,16 @@ def add(
         places["tokenizer"] = _tokenizer(path, tokenizer)
     if not path.is_dir() and config:
         places["config"] = config
-    resolved = {key: place.resolve() for key, place in places.items()}
+    resolved = {key: place.absolute() for key, place in places.items()}  # a link's own name has the suffix
     entry = Model(name=name, family=found.family, identity="0" * 64, base=base, **resolved)
     default_key = _default_key(entry) if default else None
     print(f"hashing {path} ...", flush=True)
     lines = {"family": found.family, **({"base": base} if base else {})}
     lines |= {key: _from(target, place) for key, place in resolved.items()}
     text = _text(name, lines | {"identity": catalog.identity_of(entry.files())})
-    _write(target, name, text, default_key)
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        _check_name(target, name)
+        _write(target, text, default_key, name)
     print(f"added {name} ({found.family}) to {target}")
     return 0
 
@@ -80,6 +91,16 @@ def _default_key(entry: Model) -> str:
     if column not in DEFAULTS:
         raise UsageError(f"--default: {entry.name} is {FAMILIES[entry.family].title}; rows name those that they use")
     return DEFAULTS[column]
+
+
+def _check_name(target: Path, name: str) -> None:
+    if not re.fullmatch(NAME, name):
+        raise UsageError(f"--name: found {name!r}; expected 1 to 64 letters, digits, '.', '_' and '-'")
+    before = target.read_text(encoding="utf-8") if target.exists() else ""
+    if name in tomllib.loads(before).get("models", {}):
+        raise UsageError(f"{target} has a model {name!r} already; give this one another name with --name")
+    if name in catalog.load().models:
+        raise UsageError(f"pixelmill itself brings a model {name!r}; give this one another name with --name")
 
 
 def _name_of(path: Path) -> str:
@@ -98,7 +119,7 @@ def _tokenizer(path: Path, given: Path | None) -> Path:
 
 def _from(target: Path, place: Path) -> str:
     """A path as the catalog writes it: relative where it lies beside or below."""
-    folder = target.resolve().parent
+    folder = target.absolute().parent
     return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else place.as_posix()
 
 
@@ -107,20 +128,20 @@ def _text(name: str, lines: dict[str, str]) -> str:
     return "\n".join([head, *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in lines.items()), ""])
 
 
-def _write(target: Path, name: str, text: str, default_key: str | None) -> None:
+def _write(target: Path, text: str, default_key: str | None, name: str) -> None:
     """Append the entry; the file as it was stays until the new one has been read without a fault."""
     before = target.read_text(encoding="utf-8") if target.exists() else ""
-    if name in tomllib.loads(before).get("models", {}):
-        raise UsageError(f"{target} has a model {name!r} already; give this one another name with --name")
-    if name in catalog.load().models:
-        raise UsageError(f"{BUILT_IN.name} brings a model {name!r}; give this one another name with --name")
     after = (before.rstrip("\n") + "\n\n" if before.strip() else "") + text
     if default_key is not None:
         after = _with_default(after, default_key, name)
     new = target.with_name(f".{target.name}.new")
     try:
         new.write_text(after, encoding="utf-8")
-        catalog.load(new)
+        known = catalog.load(new)
+        if default_key is not None and name not in known.defaults.values():
+            raise UsageError(
+                f"{target}: cannot tell where {default_key} stands; write {default_key} = {name!r} yourself"
+            )
         os.replace(new, target)
     finally:
         new.unlink(missing_ok=True)

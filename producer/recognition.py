@@ -13,6 +13,7 @@ from shared.errors import UsageError
 
 Shapes = Mapping[str, tuple[int, ...]]
 MOST_HEADER_BYTES = 100_000_000  # as safetensors itself allows
+MOST_PICKLE_BYTES = 16_000_000  # names and shapes; the values lie beside them
 PLAIN, MASKED = 4, 9  # channels that go into a UNet: latents; latents, mask, latents of the masked picture
 CHANNELS = "model.diffusion_model.input_blocks.0.0.weight"
 # The text encoder tells the families apart whatever their size.
@@ -55,7 +56,11 @@ def look(path: Path) -> Found:
 
 def of_tensors(path: Path, found: Shapes) -> Found:
     """What a single file of these tensors is."""
+    if any("hada_" in name or "lokr_" in name for name in found):
+        raise UsageError(f"{path}: found a LoHa or LoKr; expected a LoRA")
     if any(mark in name for name in found for mark in LORA_MARKS):
+        if path.suffix != ".safetensors":
+            raise UsageError(f"{path}: found a LoRA; expected it as .safetensors")
         return Found("lora", next((BASES.get(shape[-1]) for name, shape in found.items() if _reads_text(name)), None))
     if all(_any(found, prefix) for prefix in ("encoder.conv_in.", "decoder.conv_in.")):
         return Found("vae")
@@ -80,7 +85,12 @@ def shapes(path: Path) -> Shapes:
     readers = {".safetensors": _safetensors, ".ckpt": _checkpoint}
     if path.suffix not in readers:
         raise UsageError(f"{path}: expected a folder, or a file that ends with {' or '.join(readers)}")
-    return readers[path.suffix](path)
+    try:
+        return readers[path.suffix](path)
+    except UsageError:
+        raise
+    except Exception as error:  # hostile files find ways that nobody thinks of
+        raise UsageError(f"{path}: cannot be read as {path.suffix}: {type(error).__name__}: {error}") from error
 
 
 def _safetensors(path: Path) -> Shapes:
@@ -112,8 +122,8 @@ class _Names(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = {
             ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _shape,
-            ("torch._utils", "_rebuild_parameter"): _data,
+            ("torch._utils", "_rebuild_tensor_v2"): lambda *parts: _shape(*parts),  # noqa: PLW0108  # new: a file may change it
+            ("torch._utils", "_rebuild_parameter"): lambda *parts: _data(*parts),  # noqa: PLW0108
         }
         if (module, name) in known:
             return known[module, name]
@@ -137,6 +147,8 @@ def _checkpoint(path: Path) -> Shapes:
     try:
         with zipfile.ZipFile(path) as archive:
             (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            if archive.getinfo(name).file_size > MOST_PICKLE_BYTES:
+                raise pickle.UnpicklingError("its list of tensors is too long")
             with archive.open(name) as file:
                 found = _unpickled(file)
     except (zipfile.BadZipFile, pickle.UnpicklingError, ValueError, EOFError, KeyError, TypeError, OSError) as error:
@@ -146,7 +158,7 @@ def _checkpoint(path: Path) -> Shapes:
 
 def _unpickled(file: IO[bytes]) -> Mapping[str, Any]:
     found = _Names(file).load()
-    while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict):
         raise pickle.UnpicklingError("it holds no table of tensors")

@@ -14,6 +14,7 @@ from shared.families import FAMILIES
 from shared.schedulers import SCHEDULERS
 
 SINGLE_FILES = (".safetensors", ".ckpt")
+NAME = r"[A-Za-z0-9._-]{1,64}"
 ADDED = ("vae", "lora")  # families that go with a model, and are none themselves
 VOCABULARY = ("vocab.json", "merges.txt")
 BUILT_IN = Path(__file__).with_name("models.toml")
@@ -56,7 +57,7 @@ class Model(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    name: str = Field(pattern=f"^{NAME}$")
     family: families.Name
     path: Path  # a folder; of a diffusion model also a single file
     tokenizer: Path | None = None  # of a single file: a folder with vocab.json and merges.txt
@@ -177,6 +178,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Model]]:
     """Default names by column, and the entries."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: there is no such file; `produce models add` makes it") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ModelError(f"{path}: cannot be read as TOML: {error}") from error
     defaults = {column: table[key] for column, key in DEFAULTS.items() if key in table}

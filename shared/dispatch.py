@@ -122,9 +122,10 @@ def _fill(ledger: Ledger, app: Celery, lane: str) -> int:
 
 
 def can_serve(workers: Iterable[dict[str, Any]], models: str) -> bool:
-    """Whether one live worker can load all the models that a shard needs."""
+    """Whether one live worker can load all the models that a shard needs, and they fit each other."""
     wanted = set(split_models(models))
-    return any(wanted <= set(worker["models"]) - set(worker["problems"]) for worker in workers)
+    able = (worker for worker in workers if models not in worker["problems"])
+    return any(wanted <= set(worker["models"]) - set(worker["problems"]) for worker in able)
 
 
 def _turn(ledger: Ledger, run: str) -> Turn:

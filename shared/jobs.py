@@ -178,7 +178,9 @@ def job_id(job: dict[str, Any], identities: Mapping[str, str]) -> str:
 
 
 def identity_fields(identities: Mapping[str, str]) -> dict[str, str]:
-    return {f"{role}_identity": identity for role, identity in identities.items()}
+    """Sorted, they stand before a row's own values, from `negative_prompt` on: what comes after those is no part of
+    them (producer.template relies on it)."""
+    return {f"identity_{role}": identity for role, identity in identities.items()}
 
 
 def models(job: Job) -> dict[str, str]:

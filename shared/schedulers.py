@@ -123,6 +123,11 @@ def canonical(name: str, schedule_type: str = "") -> str | None:
     return key if key in SCHEDULERS else None
 
 
+def sampler_of(key: str) -> str:
+    """The key without its schedule type."""
+    return _split(key)[0]
+
+
 def schedule_types(key: str) -> list[str]:
     """What a row may call the schedule type beside this scheduler."""
     sampler, named = _split(key)

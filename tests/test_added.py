@@ -1,8 +1,10 @@
 """Autoencoders, LoRAs and skipped layers change a picture as plain calls of diffusers do, and leave nothing behind."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -17,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from test_families import KINDS, far, plain_pipeline, sample
 
 from shared.catalog import Model
-from shared.errors import ModelError
+from shared.errors import BadInput, ModelError
 from shared.images import Pixels
 from shared.jobs import Inpaint, Txt2Img
 from workers.batches import Item
@@ -25,6 +27,7 @@ from workers.dress import dress
 from workers.loaded import Loaded
 from workers.models import Models
 from workers.pipelines.runners import RUNNERS
+from workers.shard import ShardRun
 
 FAMILIES = ("sd15", "sd2", "sdxl", "sd15-inpaint")
 CASES = [(family, kind) for family, kind in KINDS if family in FAMILIES]
@@ -150,7 +153,8 @@ def test_a_lora_of_another_architecture_is_refused_with_both_named_and_leaves_no
     (bare,) = mine.draw([sample(6, Txt2Img)])
     with pytest.raises(ModelError, match=f"foreign does not fit model tiny-{family}") as caught:
         mine.draw([sample(6, Txt2Img, loras=(("foreign", 1.0),))])
-    assert caught.value.model == "foreign"
+    assert caught.value.model == "demo-shapes+foreign"  # what the job names, together: each may serve others
+    assert len(str(caught.value)) < 500
     assert np.array_equal(mine.draw([sample(6, Txt2Img)])[0], bare)
 
 
@@ -172,3 +176,78 @@ def test_a_model_is_whole_again_after_a_shard_with_loras(things: Callable[[str],
     mine.draw([sample(3, Txt2Img)])
     assert set(model.pipeline.unet.state_dict()) == names
     assert model.loras == ()
+
+
+def test_a_lora_of_which_only_a_part_fits_is_refused(things: Callable[[str], Things], tmp_path: Path) -> None:
+    mine = things("sd15")
+    tensors = load_file(mine.loras["one"])
+    odd = {name.replace("down_blocks.0.attentions", "down_blocks.0.others"): value for name, value in tensors.items()}
+    assert odd.keys() != tensors.keys()
+    save_file(odd, tmp_path / "part.safetensors")
+    mine.models.known.models["part"] = added("part", "lora", tmp_path / "part.safetensors")
+    with pytest.raises(ModelError, match="part does not fit model tiny-sd15"):
+        mine.draw([sample(6, Txt2Img, loras=(("part", 1.0),))])
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_a_lora_that_lacks_a_tensor_is_refused_with_its_name(
+    part: str, things: Callable[[str], Things], tmp_path: Path
+) -> None:
+    mine = things("sd15")
+    tensors = load_file(mine.loras["one"])
+    lacking = next(name for name in tensors if name.startswith(part) and "lora_A" in name)
+    save_file({name: value for name, value in tensors.items() if name != lacking}, tmp_path / "torn.safetensors")
+    mine.models.known.models["torn"] = added("torn", "lora", tmp_path / "torn.safetensors")
+    with pytest.raises(ModelError, match=f"lacks {lacking}"):
+        mine.draw([sample(6, Txt2Img, loras=(("torn", 1.0),))])
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), MemoryError(), RuntimeError("CUDA error: lost")])
+def test_a_device_in_trouble_is_not_held_against_the_lora(
+    error: Exception, things: Callable[[str], Things], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = things("sd15")
+    model = mine.models.get("tiny-sd15")
+    mine.draw([sample(6, Txt2Img)])  # wears nothing
+    with monkeypatch.context() as patched:
+        patched.setattr(model.pipeline, "load_lora_weights", lambda *_, **__: raise_(error))
+        with pytest.raises(type(error)):
+            mine.draw([sample(6, Txt2Img, loras=(("one", 1.0),))])
+    assert mine.draw([sample(6, Txt2Img, loras=(("one", 1.0),))])
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("name", ["half", "eval", "a.b"])
+def test_a_lora_may_have_any_name_of_the_catalog(name: str, things: Callable[[str], Things]) -> None:
+    mine = things("sd15")
+    for each in (name, "a_b"):
+        mine.models.known.models[each] = added(each, "lora", mine.loras["one"])
+    assert mine.draw([sample(6, Txt2Img, loras=((name, 1.0), ("a_b", 0.5)))])
+
+
+def test_an_autoencoder_of_other_levels_is_refused(things: Callable[[str], Things], tmp_path: Path) -> None:
+    mine = things("sd15")
+    small = diffusers.AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4)
+    small.save_pretrained(tmp_path / "small")
+    mine.models.known.models["small"] = added("small", "vae", tmp_path / "small")
+    with pytest.raises(ModelError, match="small does not fit model tiny-sd15"):
+        mine.draw([sample(6, Txt2Img, vae="small")])
+
+
+def test_a_row_that_skips_more_layers_than_there_are_fails_with_the_reason(things: Callable[[str], Things]) -> None:
+    with pytest.raises(BadInput, match="clip_skip is 3; the model's text encoder has 3 layers"):
+        things("sd15").draw([sample(6, Txt2Img, clip_skip=3)])
+
+
+def test_a_shard_puts_on_what_its_rows_name(things: Callable[[str], Things]) -> None:
+    mine = things("sd15")
+    model = mine.models.get("tiny-sd15")
+    host = SimpleNamespace(models=mine.models, settings=SimpleNamespace(hang_s=900), must_drain=lambda: False)
+    shard: Any = ShardRun(host, None, SimpleNamespace(check=lambda: None), lambda _: None)  # type: ignore[arg-type]
+    for fields in ({}, {"loras": (("one", 1.0),)}, {"vae": "vae"}):
+        wanted = replace(sample(3, Txt2Img, **fields), ready=None)
+        assert np.array_equal(shard._run([wanted], model)[0], mine.draw([wanted])[0])
+        assert (model.loras, model.vae) == (fields.get("loras", ()), fields.get("vae", ""))

@@ -1,5 +1,6 @@
 """Every fault of a file is named once, with its line and column, what was found, what was expected and what helps."""
 
+import json
 import re
 from pathlib import Path
 
@@ -330,3 +331,19 @@ def test_a_lora_or_an_autoencoder_that_goes_with_other_models_is_refused_with_bo
     assert [(fault.line, fault.column) for fault in found] == [(n, "vae" if n == 3 else "loras") for n in range(3, 8)]
     words = ("goes with sdxl", "ink twice", "one of ink, xl-ink", "goes with sd15", "from -10 to 10")
     assert all(word in str(fault) for word, fault in zip(words, found, strict=True)), [str(fault) for fault in found]
+
+
+def test_a_model_for_inpainting_alone_draws_nothing_without_a_mask(tmp_path):
+    masked = Model(name="masked", family="sd15-inpaint", path=Path("masked"), identity="a" * 64)
+    (tmp_path / "prompts.csv").write_text("prompt,model\na,masked\n")
+    known = CATALOG.model_copy(update={"models": CATALOG.models | {"masked": masked}})
+    (fault,) = rows.check(tmp_path / "prompts.csv", ReadOptions(), known, Settings()).faults
+    assert "a model that draws without a mask" in str(fault) and "family sd15-inpaint" in str(fault)
+
+
+def test_a_schedule_type_alone_takes_the_place_of_the_default_s(tmp_path):
+    (tmp_path / "prompts.csv").write_text("prompt,schedule_type\na,beta\nb,automatic\nc,\n")
+    report = rows.check(tmp_path / "prompts.csv", ReadOptions(), CATALOG, Settings())
+    read = rows.read(tmp_path / "prompts.csv", ReadOptions(), CATALOG, Settings(), report)
+    found = [json.loads(entry.text)["job"]["scheduler"] for entry in read]
+    assert found == ["dpmpp_2m_beta", "dpmpp_2m", "dpmpp_2m_karras"]

@@ -1,6 +1,8 @@
 """`produce models`: what a file is, is told by its header; what is no model of a known family is refused by name."""
 
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -217,3 +219,45 @@ def test_all_models_are_listed_with_their_families_and_whether_they_are_here(
     assert found["demo-shapes"]["default"] is True and found["mine"]["family"] == "sd15"
     assert cli.main(["models"]) == 0
     assert "demo-sam" in capsys.readouterr().out
+
+
+def test_a_link_to_a_file_is_added_under_its_own_name(models_toml: Path, tensors: dict[str, ldm.Tensors]) -> None:
+    folder = tiny_models.vocabulary(models_toml.parent / "snapshot")
+    blob = single(tensors["sd15"], models_toml.parent).rename(models_toml.parent / "0123abc")
+    (folder / "linked.safetensors").symlink_to(blob)
+    assert cli.main(["models", "add", str(folder / "linked.safetensors")]) == 0
+    linked = catalog.load(models_toml).models["linked"]
+    assert linked.identity == catalog.identity_of(linked.files()) and len(linked.files()) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--name", "ink: a;b"], "letters, digits"),
+        (["--config", "nowhere"], "there is no folder nowhere"),
+        (["--tokenizer", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    arguments: list[str], words: str, models_toml: Path, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["models", "add", str(folders["sd15"]), *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not models_toml.exists()
+
+
+def test_several_at_once_are_all_added(models_toml: Path, folders: dict[str, Path]) -> None:
+    command = [sys.executable, "-m", "producer.cli", "models", "add", str(folders["sd15"]), "--name"]
+    running = [subprocess.Popen([*command, f"m{number}"]) for number in range(4)]
+    assert [process.wait(120) for process in running] == [0] * 4
+    assert {f"m{number}" for number in range(4)} <= set(catalog.load(models_toml).models)
+
+
+def test_a_default_that_cannot_be_set_is_said_and_nothing_changes(
+    models_toml: Path, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = 'note = """\ndefault = "x"\n"""\n'
+    models_toml.write_text(before)
+    assert cli.main(["models", "add", str(folders["sd15"]), "--name", "mine", "--default"]) == 2
+    assert "write default = 'mine' yourself" in capsys.readouterr().err
+    assert models_toml.read_text() == before

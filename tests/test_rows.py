@@ -379,3 +379,29 @@ def test_loras_in_a_prompt_mean_what_the_column_means(
     assert (row["job"]["prompt"], row["job"]["loras"]) == (left, [list(lora) for lora in loras])
     assert row["cells"]["prompt"] == prompt
     assert set(report.models) == {row["job"]["model"], *(name for name, _ in loras)}
+
+
+def test_what_is_put_onto_a_model_makes_another_job_and_another_batch(tmp_path: Path) -> None:
+    def entries(identity: str) -> Catalog:
+        more = {
+            name: Model(name=name, family=family, path=Path("f.safetensors"), base="sd15", identity=identity * 64)
+            for name, family in (("ink", "lora"), ("wash", "lora"), ("fine", "vae"))
+        }
+        return CATALOG.model_copy(update={"models": CATALOG.models | more})
+
+    path = tmp_path / "added.csv"
+    cells = (",,", "ink,,", "ink:0.5,,", "wash,,", "ink;wash,,", ",fine,", ",,1", "ink,fine,1")
+    path.write_text("prompt,seed,loras,vae,clip_skip\n" + "".join(f"a,1,{each}\n" for each in cells))
+    found = []
+    for identity in ("a", "b"):
+        known = entries(identity)
+        report = rows.check(path, ReadOptions(), known, Settings())
+        made = [jobs.Row.model_validate_json(e.text) for e in rows.read(path, ReadOptions(), known, Settings(), report)]
+        for row in made:  # the producer hashes in a faster way
+            identities = {role: known.models[name].identity for role, name in jobs.models(row.job).items()}
+            assert row.job_id == jobs.job_id(row.job.model_dump(), identities)
+        found.append([row.job_id for row in made])
+        keys = [entry.key for entry in rows.read(path, ReadOptions(), known, Settings(), report)]
+        assert len(set(found[-1])) == len(set(keys)) == len(cells)
+    same = [one == other for one, other in zip(*found, strict=True)]
+    assert same == [True, False, False, False, False, False, True, False]

@@ -12,6 +12,8 @@ from shared.errors import ModelError
 from workers.dress import Lora, Vae
 from workers.single_file import ARCHITECTURES
 
+PAIRS = (("lora_down", "lora_up"), ("lora_A", "lora_B"), ("lora.down", "lora.up"))  # one without the other is random
+
 
 def load_vae(entry: catalog.Model, device: torch.device) -> Vae:
     """A folder of diffusers with an autoencoder alone, or a single file of either spelling."""
@@ -33,6 +35,11 @@ def load_lora(entry: catalog.Model) -> Lora:
         tensors = load_file(entry.path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"model {entry.name}: {entry.path} does not load as a LoRA: {error}") from error
+    for name in tensors:
+        for down, up in PAIRS:
+            other = name.replace(down, up) if down in name else name.replace(up, down) if up in name else name
+            if other not in tensors:
+                raise ModelError(f"model {entry.name}: {entry.path} has {name} and lacks {other}")
     return Lora(entry.name, entry.identity, tensors, _bytes(tensors.values()))
 
 

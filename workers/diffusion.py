@@ -14,6 +14,7 @@ from shared.errors import ModelError
 from shared.families import FAMILIES
 from workers import single_file
 from workers.loaded import Loaded
+from workers.retry import is_broken_device
 from workers.single_file import MASKED_CHANNELS
 
 diffusers.logging.disable_progress_bar()  # this is a service: its log is read by programs
@@ -118,19 +119,23 @@ def training(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(entry: catalog.Model, pipelines: _Pipelines, dtype: torch.dtype) -> Any:
-    title = FAMILIES[entry.family].title
     try:
         if entry.is_single_file:
             return single_file.load(entry, pipelines.base, dtype, pipelines.settings)
         pipeline = pipelines.base.from_pretrained(
             entry.path, local_files_only=True, use_safetensors=True, dtype=dtype, **pipelines.settings
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        for name, part in pipeline.components.items():
+            if isinstance(part, torch.nn.Module):
+                single_file.refuse(entry, name, lacking(entry.path / name, part))
+        return pipeline
+    except (ModelError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # diffusers, transformers, tokenizers and safetensors raise what they like
+        if is_broken_device(error):
+            raise
+        title = FAMILIES[entry.family].title
         raise ModelError(f"model {entry.name}: {entry.path} does not load as {title}: {error}") from error
-    for name, part in pipeline.components.items():
-        if isinstance(part, torch.nn.Module):
-            single_file.refuse(entry, name, lacking(entry.path / name, part))
-    return pipeline
 
 
 def lacking(folder: Path, part: torch.nn.Module) -> list[str]:

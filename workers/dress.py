@@ -1,5 +1,6 @@
 """What a row puts onto a model for its pictures, and takes off again: another autoencoder, and LoRAs."""
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,9 +9,17 @@ from typing import Any
 import torch
 
 from shared.errors import ModelError
+from shared.jobs import models, models_text
 from workers.loaded import Loaded
+from workers.retry import is_broken_device
 
 warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several LoRAs at once are meant
+DOWN = re.compile(r"lora_down|lora_A|lora\.down|lora_linear_layer\.down")  # a tensor of each layer, as files spell it
+MOST_CHARS = 300  # of diffusers' words about a misfit
+
+
+class Misfit(ModelError):
+    """What a row puts together does not go together."""
 
 
 @dataclass
@@ -38,55 +47,70 @@ def dress(model: Loaded, job: Any, get: Callable[[str], Any]) -> None:
 
     Raises ModelError that names what does not fit.
     """
-    if job.vae != model.vae:
-        _wear_vae(model, get(job.vae) if job.vae else None)
-        model.vae = job.vae
-    wanted = tuple(job.loras)
-    if wanted != model.loras:
-        _take_off(model)
-        try:
-            _put_on(model, [(get(name), weight) for name, weight in wanted])
-        except BaseException:
+    try:
+        if job.vae != model.vae:
+            _wear_vae(model, get(job.vae) if job.vae else None)
+            model.vae = job.vae
+        wanted = tuple(job.loras)
+        if wanted != model.loras:
             _take_off(model)
-            raise
-        model.loras = wanted
+            _put_on(model, [(get(name), weight) for name, weight in wanted])
+            model.loras = wanted
+    except Misfit as error:
+        _take_off(model)
+        error.model = models_text(models(job).values())  # together; each of them may serve others
+        raise
+    except BaseException:
+        _take_off(model)
+        raise
 
 
 def _wear_vae(model: Loaded, vae: Vae | None) -> None:
     net: Any = model.own_vae if vae is None else vae.net
-    if vae is not None and net.config.latent_channels != model.own_vae.config.latent_channels:
-        raise _misfit(vae.name, model, f"its latents have {net.config.latent_channels} channels")
+    if vae is not None and (found := _shape(net)) != (own := _shape(model.own_vae)):
+        raise _misfit(vae.name, model, f"it has {found} latent channels and levels, the model's own {own}")
     for pipeline in model.pipelines:
         pipeline.register_modules(vae=net)
 
 
+def _shape(vae: Any) -> tuple[int, int]:
+    return vae.config.latent_channels, len(vae.config.block_out_channels)
+
+
 def _put_on(model: Loaded, loras: Sequence[tuple[Lora, float]]) -> None:
-    pipeline = model.pipeline
-    for lora, _ in loras:
+    pipeline, names = model.pipeline, [f"lora_{i}" for i in range(len(loras))]
+    for (lora, _), name in zip(loras, names, strict=True):
         try:
-            pipeline.load_lora_weights(dict(lora.tensors), adapter_name=_plain(lora.name))
-        except Exception as error:  # diffusers and peft raise what they like; all of it means this
+            pipeline.load_lora_weights(dict(lora.tensors), adapter_name=name)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # diffusers and peft raise what they like; all else means this
+            if is_broken_device(error):
+                raise
             raise _misfit(lora.name, model, str(error)) from error
-        if not any(_plain(lora.name) in names for names in pipeline.get_list_adapters().values()):
-            raise _misfit(lora.name, model, "none of its tensors belongs to a part of the model")
+        fitted, held = _fitted(pipeline, name), sum(bool(DOWN.search(tensor)) for tensor in lora.tensors)
+        if fitted < held or not held:
+            raise _misfit(lora.name, model, f"{fitted} of its {held} layers belong to parts of the model")
     if loras:
-        pipeline.set_adapters([_plain(lora.name) for lora, _ in loras], [weight for _, weight in loras])
+        pipeline.set_adapters(names, [weight for _, weight in loras])
     model.texts.forget()
 
 
+def _fitted(pipeline: Any, adapter: str) -> int:
+    """How many layers of the model wear this one."""
+    nets = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    return sum(adapter in getattr(layer, "lora_A", ()) for net in nets for layer in net.modules())
+
+
 def _take_off(model: Loaded) -> None:
-    if model.pipeline.get_list_adapters():
+    if model.pipeline is not None and model.pipeline.get_list_adapters():
         model.pipeline.unload_lora_weights()
     model.loras = ()
     model.texts.forget()
 
 
-def _misfit(name: str, model: Loaded, why: str) -> ModelError:
-    error = ModelError(f"{name} does not fit model {model.name}: {why}")
-    error.model = name
-    return error
-
-
-def _plain(name: str) -> str:
-    """Adapters are modules, whose names hold no dots."""
-    return name.replace(".", "_")
+def _misfit(name: str, model: Loaded, why: str) -> Misfit:
+    lines = why.strip().splitlines() or [""]
+    first = next((line.strip() for line in lines if "size mismatch" in line), lines[0])
+    more = f" (and {len(lines) - 1} more lines of the kind)" if len(lines) > 1 else ""
+    return Misfit(f"{name} does not fit model {model.name}: {first[:MOST_CHARS]}{more}")

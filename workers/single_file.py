@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
@@ -32,6 +33,10 @@ def load(entry: catalog.Model, base: Any, dtype: torch.dtype, settings: dict[str
     channels = {"in_channels": MASKED_CHANNELS} if FAMILIES[entry.family].inpaints_only else {}
     unet = _part(entry, UNet2DConditionModel, tensors, described / "unet", dtype, channels)
     vae = _part(entry, AutoencoderKL, tensors, described / "vae", dtype, {})
+    scheduler = json.loads((described / "scheduler" / "scheduler_config.json").read_text())
+    if entry.family == "sd2-inpaint" and entry.config is None:  # of all 2.x at 768 pixels, it alone predicts noise
+        scheduler["prediction_type"] = "epsilon"
+    settings = settings | {"scheduler": getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)}
     how = {"config": str(described), "dtype": dtype, "local_files_only": True}
     pipeline = base.from_single_file(
         str(entry.path), unet=unet, vae=vae, **_tokenizers(entry, described), **how, **settings
@@ -45,7 +50,7 @@ def load(entry: catalog.Model, base: Any, dtype: torch.dtype, settings: dict[str
 def _part(
     entry: catalog.Model, kind: Any, tensors: dict[str, Any], described: Path, dtype: torch.dtype, more: dict[str, int]
 ) -> torch.nn.Module:
-    config = kind.load_config(described) | more
+    config = kind.load_config(described, local_files_only=True) | more
     with torch.device("meta"):
         empty = kind.from_config(config)
     renamed = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"](checkpoint=tensors, config=config)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from shared.errors import BadInput
 from workers.weights import Fragment, fragments
 
 TEXTS_KEPT = 512  # 60 MB of a half-precision Stable Diffusion 1.5, 160 MB of an XL
@@ -61,6 +62,9 @@ class Texts:
 
         `empty_is_zero`: where the model was trained so, a negative prompt that says nothing is no text but zeros.
         """
+        layers = self.pipeline.text_encoder.config.num_hidden_layers
+        if clip_skip >= layers:
+            raise BadInput(f"clip_skip is {clip_skip}; the model's text encoder has {layers} layers: give less")
         parts = fragments(text)
         plain = "".join(part.text for part in parts)
         weighed = any(part.weight != 1 for part in parts) or self._count(text) > 1
