@@ -33,10 +33,8 @@ def load(entry: catalog.Model, base: Any, dtype: torch.dtype, settings: dict[str
     channels = {"in_channels": MASKED_CHANNELS} if FAMILIES[entry.family].inpaints_only else {}
     unet = _part(entry, UNet2DConditionModel, tensors, described / "unet", dtype, channels)
     vae = _part(entry, AutoencoderKL, tensors, described / "vae", dtype, {})
-    scheduler = json.loads((described / "scheduler" / "scheduler_config.json").read_text())
-    if entry.family == "sd2-inpaint" and entry.config is None:  # of all 2.x at 768 pixels, it alone predicts noise
-        scheduler["prediction_type"] = "epsilon"
-    settings = settings | {"scheduler": getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)}
+    noise = scheduler(entry, described)
+    settings = settings | {"scheduler": getattr(diffusers, noise["_class_name"]).from_config(noise)}
     how = {"config": str(described), "dtype": dtype, "local_files_only": True}
     pipeline = base.from_single_file(
         str(entry.path), unet=unet, vae=vae, **_tokenizers(entry, described), **how, **settings
@@ -45,6 +43,14 @@ def load(entry: catalog.Model, base: Any, dtype: torch.dtype, settings: dict[str
         if name.startswith("text_encoder"):  # diffusers leaves what the file lacks without values, and says nothing
             refuse(entry, name, [tensor for tensor, value in part.named_parameters() if value.is_meta])
     return pipeline
+
+
+def scheduler(entry: catalog.Model, described: Path) -> dict[str, Any]:
+    """How the model was trained."""
+    config: dict[str, Any] = json.loads((described / "scheduler" / "scheduler_config.json").read_text())
+    if entry.family == "sd2-inpaint" and entry.config is None:  # of 2.x as it is described, it alone predicts noise
+        config["prediction_type"] = "epsilon"
+    return config
 
 
 def _part(
