@@ -24,6 +24,18 @@ hypothesis.settings.load_profile("pixelmill")
 _database = itertools.count(1)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Of torch in this process: with several, rounding depends on a picture's place in the batch, and on a busy machine
+    they wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def stack_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     root = tmp_path_factory.mktemp("stack")

@@ -1,6 +1,7 @@
 """Autoencoders, LoRAs and skipped layers change a picture as plain calls of diffusers do, and leave nothing behind."""
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -101,11 +102,8 @@ def added(name: str, family: str, path: Path, **more: Any) -> Model:
 
 
 @pytest.fixture(scope="module")
-def things(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Things]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield cache(lambda family: Things(family, tmp_path_factory.mktemp(family)))
-    torch.set_num_threads(threads)
+def things(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Things]:
+    return cache(lambda family: Things(family, tmp_path_factory.mktemp(family)))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +197,7 @@ def test_a_lora_that_lacks_a_tensor_is_refused_with_its_name(
     lacking = next(name for name in tensors if name.startswith(part) and "lora_A" in name)
     save_file({name: value for name, value in tensors.items() if name != lacking}, tmp_path / "torn.safetensors")
     mine.models.known.models["torn"] = added("torn", "lora", tmp_path / "torn.safetensors")
-    with pytest.raises(ModelError, match=f"lacks {lacking}"):
+    with pytest.raises(ModelError, match=f"lacks lora.{lacking}"):
         mine.draw([sample(6, Txt2Img, loras=(("torn", 1.0),))])
 
 
@@ -254,3 +252,19 @@ def test_a_shard_puts_on_what_its_rows_name(things: Callable[[str], Things]) -> 
             (drawn,) = shard._run([wanted], model)
         assert np.array_equal(drawn, mine.draw([wanted])[0])
         assert (model.loras, model.vae) == (fields.get("loras", ()), fields.get("vae", ""))
+
+
+@pytest.mark.parametrize("name", ["vae", "vae-ldm"])
+def test_an_autoencoder_that_lacks_a_tensor_is_refused_with_its_name(
+    name: str, things: Callable[[str], Things], tmp_path: Path
+) -> None:
+    mine = things("sd15")
+    entry = mine.models.known.models[name]
+    path = tmp_path / entry.path.name
+    shutil.copytree(entry.path, path) if entry.path.is_dir() else shutil.copy(entry.path, path)
+    file = next(path.glob("*.safetensors")) if path.is_dir() else path
+    tensors = {key: value for key, value in load_file(file).items() if key != "decoder.conv_out.bias"}
+    save_file(tensors, file, {"format": "pt"})
+    mine.models.known.models["torn-vae"] = added("torn-vae", "vae", path, base="sd15", config=entry.config)
+    with pytest.raises(ModelError, match=r"lacks vae.decoder.conv_out.bias"):
+        mine.draw([sample(6, Txt2Img, vae="torn-vae")])

@@ -1,7 +1,7 @@
 """Every family of Stable Diffusion draws what a plain call of diffusers draws, in every kind of job."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_inpaint import item
 from tiny_models import SIDE
+from trap import Trap
 
 from shared import catalog, families
 from shared.catalog import Model
@@ -27,19 +28,11 @@ from workers.models import Models
 from workers.pipelines import call
 from workers.pipelines.runners import RUNNERS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DIFFUSION = families.of_column("model")
 KINDS = [(family, kind) for family in DIFFUSION for kind in (Txt2Img, Img2Img, Inpaint)]
 KINDS = [(family, kind) for family, kind in KINDS if kind is Inpaint or not family.endswith("-inpaint")]
 Make = Callable[[str], Model]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """With several, rounding depends on a picture's place in the batch."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -207,14 +200,6 @@ def test_a_checkpoint_that_holds_code_is_refused_and_the_code_does_not_run(entry
     with pytest.raises(ModelError, match=str(single.path)):
         load(again(single))
     assert not (tmp_path / "sprung").exists()
-
-
-class Trap:
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.place,)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The pipelines of edits with the model that ships: neighbours, strength, masked content, UNets of nine channels."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,11 +32,8 @@ COMMON = {
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Loaded]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Models(catalog.load(), torch.device("cpu"), 1 << 40).get("demo-shapes")
-    torch.set_num_threads(threads)
+def model(one_thread: None) -> Any:
+    return Models(catalog.load(), torch.device("cpu"), 1 << 40).get("demo-shapes")
 
 
 def item(seed: int, kind: type = Inpaint, **fields: object) -> Item:

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from trap import Trap
 
 from producer import cli, recognition
 from shared import catalog, families
@@ -123,14 +124,6 @@ def test_a_checkpoint_that_holds_code_is_refused_and_the_code_does_not_run(tmp_p
     with pytest.raises(UsageError, match="which is code"):
         recognition.look(tmp_path / "model.ckpt")
     assert not (tmp_path / "sprung").exists()
-
-
-class Trap:
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.place,)
 
 
 @given(st.binary(max_size=300), st.sampled_from([".safetensors", ".ckpt"]))

@@ -1,6 +1,5 @@
 """Every sampler draws what diffusers alone draws with it, among any neighbours, and leaves nothing behind."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import diffusers
@@ -32,11 +31,8 @@ PLAIN = {
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Loaded]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Models(catalog.load(), torch.device("cpu"), 1 << 40).get("demo-shapes")
-    torch.set_num_threads(threads)
+def model(one_thread: None) -> Any:
+    return Models(catalog.load(), torch.device("cpu"), 1 << 40).get("demo-shapes")
 
 
 def draw(items: list[Item], model: Loaded) -> list[Pixels]:

@@ -1,6 +1,6 @@
 """Prompts of any length and with weighed words, and that neither changes the picture of a neighbour."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -22,13 +22,10 @@ LONG = "a large red circle on a blue background, and a small green star beside i
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Loaded]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield cache(
+def loaded(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Loaded]:
+    return cache(
         lambda family: load(tiny_models.entry(family, tiny_models.save(family, tmp_path_factory.mktemp(family))))
     )
-    torch.set_num_threads(threads)
 
 
 def by_hand(model: Loaded, ids: list[int], clip_skip: int = 0) -> torch.Tensor:

@@ -11,8 +11,8 @@ from torch.nn.functional import interpolate
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
 from shared import catalog
-from shared.errors import ModelError
 from shared.images import Pixels
+from workers.reading import lacking, reading, refuse, size_bytes
 
 ANSWERS_KEPT = 64  # in the model's own small size
 
@@ -50,12 +50,11 @@ class Finder:
 
 def load(entry: catalog.Model, device: torch.device) -> Finder:
     """A folder as transformers saves CLIPSegForImageSegmentation and its processor; safetensors only."""
-    try:
+    with reading(entry):
         model = CLIPSegForImageSegmentation.from_pretrained(
             entry.path, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
+        refuse(entry, "clipseg", lacking(entry.path, model))
         processor = CLIPSegProcessor.from_pretrained(entry.path, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(f"model {entry.name}: {entry.path} does not load as CLIPSeg: {error}") from error
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    size = size_bytes(model.parameters())
     return Finder(entry.name, entry.identity, device, model.eval().to(device), processor, size)

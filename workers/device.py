@@ -23,6 +23,11 @@ def describe(device: torch.device) -> str:
     return f"{name}, torch {torch.__version__}"
 
 
+def dtype(device: torch.device) -> torch.dtype:
+    """What diffusion models compute in: half of the memory where the device is as fast with it, as CPUs are not."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def threads() -> int:
     """CPU threads of one model call; part of what makes a picture again exactly."""
     return torch.get_num_threads()

@@ -1,20 +1,19 @@
 """Stable Diffusion 1.x, 2.x and XL: a diffusers folder or a single file becomes a model on a device."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import diffusers
-import safetensors
 import torch
 import transformers
 
 from shared import catalog
 from shared.errors import ModelError
-from shared.families import FAMILIES
+from shared.families import FAMILIES, base_of
+from workers import device as device_
 from workers import single_file
 from workers.loaded import Loaded
-from workers.retry import is_broken_device
+from workers.reading import lacking, reading, refuse, size_bytes
 from workers.single_file import MASKED_CHANNELS
 
 diffusers.logging.disable_progress_bar()  # this is a service: its log is read by programs
@@ -35,10 +34,6 @@ OF_THE_MODEL = (
     "original_inference_steps",  # of distilled models
     "timestep_scaling",
 )
-
-
-# Of autoencoders that were saved by the first versions of diffusers.
-OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
 class _RowGuidance:
@@ -98,9 +93,8 @@ _XL = _Pipelines(Txt2ImgXL, {"img2img": Img2ImgXL, "inpaint": InpaintXL}, {"add_
 
 def load(entry: catalog.Model, device: torch.device) -> Loaded:
     """A diffusers folder (safetensors only) or a single file; nothing from the network."""
-    pipelines = _XL if entry.family.startswith("sdxl") else _SD
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    pipeline = _read(entry, pipelines, dtype)
+    pipelines = _XL if base_of(entry.family) == "sdxl" else _SD
+    pipeline = _read(entry, pipelines, device_.dtype(device))
     _check(entry, pipeline)
     pipeline.to(device)
     parts, told = pipeline.components, _told(pipelines)
@@ -108,7 +102,7 @@ def load(entry: catalog.Model, device: torch.device) -> Loaded:
     for each in (pipeline, *further.values()):
         each.set_progress_bar_config(disable=True)
     nets = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
-    size = sum(p.numel() * p.element_size() for net in nets for p in net.parameters())
+    size = size_bytes(value for net in nets for value in net.parameters())
     return Loaded(entry.name, entry.identity, device, pipeline, size, training(pipeline.scheduler.config), further)
 
 
@@ -119,7 +113,7 @@ def training(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(entry: catalog.Model, pipelines: _Pipelines, dtype: torch.dtype) -> Any:
-    try:
+    with reading(entry):
         if entry.is_single_file:
             return single_file.load(entry, pipelines.base, dtype, pipelines.settings)
         pipeline = pipelines.base.from_pretrained(
@@ -127,31 +121,8 @@ def _read(entry: catalog.Model, pipelines: _Pipelines, dtype: torch.dtype) -> An
         )
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
-                single_file.refuse(entry, name, lacking(entry.path / name, part))
+                refuse(entry, name, lacking(entry.path / name, part))
         return pipeline
-    except (ModelError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # diffusers, transformers, tokenizers and safetensors raise what they like
-        if is_broken_device(error):
-            raise
-        title = FAMILIES[entry.family].title
-        raise ModelError(f"model {entry.name}: {entry.path} does not load as {title}: {error}") from error
-
-
-def lacking(folder: Path, part: torch.nn.Module) -> list[str]:
-    """Tensors that the files do not hold; random ones would be put in their place, with no more than a warning."""
-    held: set[str] = set()
-    for file in folder.glob("*.safetensors"):
-        with safetensors.safe_open(file, "pt") as tensors:
-            held |= {_plain(name) for name in tensors.keys()}  # noqa: SIM118  # it has no iterator
-    return [name for name, _ in part.named_parameters() if _plain(name) not in held]
-
-
-def _plain(name: str) -> str:
-    """One spelling for all that diffusers and transformers have used."""
-    for old, new in OLD_NAMES.items():
-        name = name.replace(old, new)
-    return name.removeprefix("text_model.")
 
 
 def _told(pipelines: _Pipelines) -> dict[str, Any]:
@@ -163,7 +134,7 @@ def _check(entry: catalog.Model, pipeline: Any) -> None:
     """Whether the UNet is one of the family that the catalog names."""
     family, channels = FAMILIES[entry.family], pipeline.unet.config.in_channels
     is_xl = pipeline.unet.config.addition_embed_type == "text_time"
-    if is_xl != entry.family.startswith("sdxl"):
+    if is_xl != (base_of(entry.family) == "sdxl"):
         found = "is one of Stable Diffusion XL" if is_xl else "is none of Stable Diffusion XL"
         raise ModelError(f"model {entry.name}: its UNet {found}, and the catalog says {family.title}")
     wanted = MASKED_CHANNELS if family.inpaints_only else pipeline.vae.config.latent_channels

@@ -11,7 +11,7 @@ import torch
 from shared.errors import ModelError
 from shared.jobs import models, models_text
 from workers.loaded import Loaded
-from workers.retry import is_broken_device
+from workers.retry import is_broken_device, is_out_of_memory
 
 warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several LoRAs at once are meant
 DOWN = re.compile(r"lora_down|lora_A|lora\.down|lora_linear_layer\.down")  # a tensor of each layer, as files spell it
@@ -56,12 +56,10 @@ def dress(model: Loaded, job: Any, get: Callable[[str], Any]) -> None:
             _take_off(model)
             _put_on(model, [(get(name), weight) for name, weight in wanted])
             model.loras = wanted
-    except Misfit as error:
+    except BaseException as error:  # whatever ended it, a cancel too: nothing half on may stay for the next batch
         _take_off(model)
-        error.model = models_text(models(job).values())  # together; each of them may serve others
-        raise
-    except BaseException:
-        _take_off(model)
+        if isinstance(error, Misfit):
+            error.model = models_text(models(job).values())  # together; each of them may serve others
         raise
 
 
@@ -82,10 +80,8 @@ def _put_on(model: Loaded, loras: Sequence[tuple[Lora, float]]) -> None:
     for (lora, _), name in zip(loras, names, strict=True):
         try:
             pipeline.load_lora_weights(dict(lora.tensors), adapter_name=name)
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
         except Exception as error:  # diffusers and peft raise what they like; all else means this
-            if is_broken_device(error):
+            if is_out_of_memory(error) or is_broken_device(error):
                 raise
             raise _misfit(lora.name, model, str(error)) from error
         fitted, held = _fitted(pipeline, name), sum(bool(DOWN.search(tensor)) for tensor in lora.tensors)

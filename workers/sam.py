@@ -20,6 +20,7 @@ from torch import nn
 from shared import catalog
 from shared.errors import BadInput, ModelError
 from shared.images import Pixels
+from workers.reading import reading, size_bytes
 
 DECODED_BYTES = 512 << 20  # of masks at the picture's size, float32, three for each prompt
 KEPT_BYTES = 512 << 20  # of embeddings; one of the large models has 4 MiB
@@ -169,13 +170,11 @@ def load(entry: catalog.Model, device: torch.device) -> Segmenter:
         raise ModelError(
             f"model {entry.name}: found {len(files)} checkpoints in {entry.path}; expected one of {', '.join(SUFFIXES)}"
         )
-    try:
+    with reading(entry):
         tensors = load_file(files[0]) if files[0].suffix == ".safetensors" else torch.load(files[0], weights_only=True)
         sam = _builder(entry.path, tensors)()
         sam.load_state_dict({name: value.float() for name, value in tensors.items()})
-    except Exception as error:  # torch, pickle and safetensors raise what they like; all of it means this
-        raise ModelError(f"model {entry.name}: {files[0]} does not load as Segment Anything: {error}") from error
-    size = sum(p.numel() * p.element_size() for p in sam.parameters())
+    size = size_bytes(sam.parameters())
     return Segmenter(entry.name, entry.identity, device, sam.eval().to(device), size)
 
 

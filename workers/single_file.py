@@ -1,7 +1,6 @@
 """One file that holds a whole Stable Diffusion, in the format of the original repositories, becomes a pipeline."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from diffusers.loaders.single_file_utils import load_single_file_checkpoint
 from transformers import CLIPTokenizer
 
 from shared import catalog
-from shared.errors import ModelError
-from shared.families import FAMILIES
+from shared.families import FAMILIES, base_of
+from workers.reading import refuse
 
 ARCHITECTURES = Path(__file__).with_name("architectures")
 MASKED_CHANNELS = 9  # latents, mask, latents of the masked picture
@@ -27,21 +26,21 @@ def load(entry: catalog.Model, base: Any, dtype: torch.dtype, settings: dict[str
 
     A `.ckpt` is read as tensors only (`weights_only`): one that holds code is refused.
     """
-    described = entry.config or ARCHITECTURES / entry.family.removesuffix("-inpaint")
+    described = entry.config or ARCHITECTURES / base_of(entry.family)
     tensors = load_single_file_checkpoint(str(entry.path), local_files_only=True)
     # Inpainting differs from its family's architecture in nothing but the channels that go in.
     channels = {"in_channels": MASKED_CHANNELS} if FAMILIES[entry.family].inpaints_only else {}
-    unet = _part(entry, UNet2DConditionModel, tensors, described / "unet", dtype, channels)
-    vae = _part(entry, AutoencoderKL, tensors, described / "vae", dtype, {})
+    unet = part(entry, UNet2DConditionModel, tensors, described / "unet", dtype, channels)
+    vae = part(entry, AutoencoderKL, tensors, described / "vae", dtype, {})
     noise = scheduler(entry, described)
     settings = settings | {"scheduler": getattr(diffusers, noise["_class_name"]).from_config(noise)}
     how = {"config": str(described), "dtype": dtype, "local_files_only": True}
     pipeline = base.from_single_file(
         str(entry.path), unet=unet, vae=vae, **_tokenizers(entry, described), **how, **settings
     )
-    for name, part in pipeline.components.items():
+    for name, net in pipeline.components.items():
         if name.startswith("text_encoder"):  # diffusers leaves what the file lacks without values, and says nothing
-            refuse(entry, name, [tensor for tensor, value in part.named_parameters() if value.is_meta])
+            refuse(entry, name, [tensor for tensor, value in net.named_parameters() if value.is_meta])
     return pipeline
 
 
@@ -53,16 +52,17 @@ def scheduler(entry: catalog.Model, described: Path) -> dict[str, Any]:
     return config
 
 
-def _part(
+def part(
     entry: catalog.Model, kind: Any, tensors: dict[str, Any], described: Path, dtype: torch.dtype, more: dict[str, int]
 ) -> torch.nn.Module:
+    """One net of a file's tensors, by original names or those of diffusers. Raises ModelError where it lacks one."""
     config = kind.load_config(described, local_files_only=True) | more
     with torch.device("meta"):
         empty = kind.from_config(config)
     renamed = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"](checkpoint=tensors, config=config)
-    refuse(entry, described.name, [name for name in empty.state_dict() if name not in renamed])
-    part: torch.nn.Module = kind.from_single_file(tensors, config=str(described), dtype=dtype, **more)
-    return part
+    refuse(entry, described.name, [name for name in empty.state_dict() if name not in renamed and name not in tensors])
+    net: torch.nn.Module = kind.from_single_file(tensors, config=str(described), dtype=dtype, **more)
+    return net
 
 
 def _tokenizers(entry: catalog.Model, described: Path) -> dict[str, CLIPTokenizer]:
@@ -74,17 +74,10 @@ def _tokenizers(entry: catalog.Model, described: Path) -> dict[str, CLIPTokenize
         "model_max_length": encoder["max_position_embeddings"],
     }
     clip, open_clip = CLIPTokenizer(**words), CLIPTokenizer(**words, pad_token=OPEN_CLIP_PAD)
-    if entry.family.startswith("sdxl"):
+    if base_of(entry.family) == "sdxl":
         return {"tokenizer": clip, "tokenizer_2": open_clip}
-    return {"tokenizer": open_clip if entry.family.startswith("sd2") else clip}
+    return {"tokenizer": open_clip if base_of(entry.family) == "sd2" else clip}
 
 
 def _is_merge(line: str) -> bool:
     return bool(line) and not line.startswith("#version")
-
-
-def refuse(entry: catalog.Model, part: str, lacking: Sequence[str]) -> None:
-    """Raises ModelError that names the first of the tensors that are not there."""
-    if lacking:
-        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        raise ModelError(f"model {entry.name}: {entry.path} lacks {part}.{lacking[0]}{more}")
