@@ -31,6 +31,8 @@ RECOVERY_S = 15.0  # beyond the lease: the tick of dispatch, and what a broker t
 CALLS_PER_KILL = 1.0  # model calls that are made again; one was under way
 SETTLE_S = 900
 BUSY_S = 20
+LOG = Path(tempfile.gettempdir(), f"soak-{os.getpid()}.log")  # what the workers say; stays when a soak fails
+SOUND = "nothing lost, nothing done twice"
 
 
 class Soak:
@@ -208,7 +210,7 @@ def verdict(soak: Soak) -> int:
     print(
         f"of the killed workers' shards, {slow} waited longer than the lease and {RECOVERY_S:g} s with the broker there"
     )
-    print("\n".join(["MISSED", *missed]) if missed else "nothing lost, nothing done twice")
+    print("\n".join([*(f"FAILED: {what}" for what in missed), f"workers' log: {LOG}"]) if missed else SOUND)
     return 1 if missed else 0
 
 
@@ -257,10 +259,13 @@ def main(minutes: float, seed: int, lease_s: float) -> int:
         way = ends.enter_context(faulty_s3.before(env["PIXELMILL_S3_ENDPOINT"]))
         mill = Mill(settings_.load(), folder)
         ends.callback(mill.close)
+        mill.workers_log = LOG
         workers = [ends.enter_context(mill.worker(n, s3_endpoint=way.endpoint)) for n in range(WORKERS)]
         soak = Soak(mill, broker, way, workers, seed)
         soak.run(minutes)
-        return verdict(soak)
+        if (code := verdict(soak)) == 0:
+            LOG.unlink()
+        return code
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from producer import follow, rows
@@ -55,6 +55,7 @@ class Fleet:
         self.catalog = catalog.load(settings.models)
         self.store.ensure_bucket()
         self.drawn = folder / "drawn"  # the prompts that null models drew, a line each
+        self.workers_log: Path | None = None  # where workers write; None: beside the tests' own output
         self._workers: list[str] = []
         self._stop = threading.Event()
         self._chores = threading.Thread(target=self._do_chores, daemon=True)
@@ -95,7 +96,7 @@ class Fleet:
         """A worker like those that a supervisor starts, and its announcement. `settings`: its own PIXELMILL_*."""
         own = {f"PIXELMILL_{name.upper()}": value for name, value in settings.items()}
         own |= {"NULL_MODEL_DRAWN": str(self.drawn)}
-        worker = WorkerProcess(f"cpu-{number}@test", app, self.folder / f"drain-{number}", own)
+        worker = WorkerProcess(f"cpu-{number}@test", app, self.folder / f"drain-{number}", own, self.workers_log)
         self._workers.append(worker.name)
         try:
             yield worker
@@ -133,11 +134,12 @@ class Fleet:
 class WorkerProcess:
     """A Celery process in a process group of its own."""
 
-    def __init__(self, name: str, app: str, drain: Path, settings: dict[str, str]):
+    def __init__(self, name: str, app: str, drain: Path, settings: dict[str, str], log: Path | None = None):
         self.name = name
         self.app = app
         self.drain = drain  # while it exists, shards are handed back
         self.settings = settings
+        self.log = log
         self.start()
 
     def start(self) -> None:
@@ -146,7 +148,8 @@ class WorkerProcess:
         own = {"PIXELMILL_WORKER": self.name, "PIXELMILL_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
         own |= {"PIXELMILL_DRAIN": str(self.drain)} | self.settings
         environment = os.environ | own | {"PYTHONPATH": str(SUPPORT)}
-        self.process = subprocess.Popen(command, env=environment, start_new_session=True)
+        with self.log.open("ab") if self.log else nullcontext() as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def revive(self) -> None:
         """What a supervisor does for one that ended."""
