@@ -48,6 +48,11 @@ def test_a_model_that_a_worker_failed_to_load_is_not_served_by_it() -> None:
     assert [m for m in ("a", "b", "c", "a+c", "a+b") if can_serve(workers, m)] == ["a", "c"]
 
 
+def test_models_that_do_not_fit_each_other_on_a_worker_are_served_by_it_one_by_one_alone() -> None:
+    workers = [{"models": ["a", "b"], "problems": {"a+b": "b does not fit a"}}]
+    assert [m for m in ("a", "b", "a+b") if can_serve(workers, m)] == ["a", "b"]
+
+
 def shard(count: int, **more: object) -> Shard:
     return Shard("000001", "m", 0, 0, 10, count, state="running", token=3, **more)  # type: ignore[arg-type]
 

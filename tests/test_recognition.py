@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import ldm
 import pytest
 import tiny_models
 import torch
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -244,6 +246,17 @@ def test_several_at_once_are_all_added(models_toml: Path, folders: dict[str, Pat
     running = [subprocess.Popen([*command, f"m{number}"]) for number in range(4)]
     assert [process.wait(120) for process in running] == [0] * 4
     assert {f"m{number}" for number in range(4)} <= set(catalog.load(models_toml).models)
+
+
+def test_whoever_adds_waits_for_another_that_writes(models_toml: Path, folders: dict[str, Path]) -> None:
+    adding = threading.Thread(target=cli.main, args=(["models", "add", str(folders["sd15"]), "--name", "mine"],))
+    with FileLock(models_toml.with_name(f".{models_toml.name}.lock")):
+        adding.start()
+        adding.join(2)
+        assert adding.is_alive()
+        assert not models_toml.exists()
+    adding.join(60)
+    assert "mine" in catalog.load(models_toml).models
 
 
 def test_a_default_that_cannot_be_set_is_said_and_nothing_changes(
