@@ -177,8 +177,11 @@ def test_a_model_is_whole_again_after_a_shard_with_loras(things: Callable[[str],
     assert model.loras == ()
 
 
-def test_a_lora_of_which_only_a_part_fits_is_refused(things: Callable[[str], Things], tmp_path: Path) -> None:
+def test_a_lora_of_which_only_a_part_fits_is_refused_and_leaves_nothing(
+    things: Callable[[str], Things], tmp_path: Path
+) -> None:
     mine = things("sd15")
+    (bare,) = mine.draw([sample(6, Txt2Img)])
     tensors = load_file(mine.loras["one"])
     odd = {name.replace("down_blocks.0.attentions", "down_blocks.0.others"): value for name, value in tensors.items()}
     assert odd.keys() != tensors.keys()
@@ -186,6 +189,7 @@ def test_a_lora_of_which_only_a_part_fits_is_refused(things: Callable[[str], Thi
     mine.models.known.models["part"] = added("part", "lora", tmp_path / "part.safetensors")
     with pytest.raises(ModelError, match="part does not fit model tiny-sd15"):
         mine.draw([sample(6, Txt2Img, loras=(("part", 1.0),))])
+    assert np.array_equal(mine.draw([sample(6, Txt2Img)])[0], bare)
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
