@@ -5,6 +5,7 @@ import re
 from producer import edit_columns, sizes
 from producer.cells import decimal, digits_hint, whole, whole_number, word
 from producer.faults import BadCell, did_you_mean
+from shared import embeddings as embeddings_
 from shared import families, jobs, results, schedulers
 from shared import post as post_
 from shared.catalog import Catalog, Limits, Model
@@ -34,8 +35,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
     **edit_columns.ALIASES,
 }
 NAMES = {name: column for column, aliases in ALIASES.items() for name in (column, *aliases)}
+IN_TEXTS = ("embeddings",)  # said by words of the prompts, not by a column
 OWN = ("prompt", "negative_prompt", "seed", "filename", "custom_id")  # differ from row to row, as do those of an edit
 SETTINGS = tuple(column for column in ALIASES if column not in (*OWN, *edit_columns.OWN))
+SHARED = (*SETTINGS, *IN_TEXTS)
 UNIQUE = ("filename", "custom_id")  # no two rows may share a value
 IGNORED = results.ERROR_COLUMNS  # of failed.csv, so that it can be produced as it is
 
@@ -109,6 +112,18 @@ def loras(cell: str, catalog: Catalog, to: Model) -> tuple[jobs.Lora, ...]:
     if len(found) > MOST_LORAS:
         raise BadCell(f"at most {MOST_LORAS} LoRAs", found=f"{len(found)} LoRAs")
     return tuple(found.items())
+
+
+def embeddings(cell: str, catalog: Catalog, to: Model) -> tuple[str, ...]:
+    """Names in the row's texts, as shared.embeddings finds them: those that go with the model stand for a textual
+    inversion, the others stay words."""
+    names = cell.split(";")
+    known, base = catalog.of("embeddings"), families.base_of(to.family)
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name.removeprefix(embeddings_.PREFIX), known)
+            raise BadCell("one of " + (", ".join(sorted(known)) or "none"), hint, found=repr(name))
+    return tuple(sorted(name for name in names if known[name].base in (None, base)))
 
 
 def without_tags(prompt: str) -> tuple[str, str]:

@@ -73,9 +73,10 @@ class Edits:
         self._templates: dict[tuple[Any, ...], Template] = {}
         self._sized: dict[tuple[Any, ...], Template] = {}
 
-    def ask(self, cells: Sequence[str], tags: str = "") -> Asked:
-        """`cells`: of one row, and an empty one behind them. `tags`: LoRAs that its prompt names."""
-        settings = (*self._settings(cells), tags) if tags else self._settings(cells)
+    def ask(self, cells: Sequence[str], tags: str = "", words: str = "") -> Asked:
+        """`cells`: of one row, and an empty one behind them. `tags`: LoRAs that its prompt names; `words`: textual
+        inversions that its texts name."""
+        settings = (*self._settings(cells)[:-2], tags, words) if tags or words else self._settings(cells)
         if self._possible:
             return self._ask(settings, [cell.strip() for cell in self._own(cells)])
         asked = self._plain.get(settings)
@@ -111,7 +112,8 @@ class Edits:
         """Decide the kind, and set apart what it has no use for."""
         given = dict(zip(OWN, own, strict=True))
         given |= {column: cell.strip() for column, cell in zip(self._columns, settings, strict=False)}
-        given["loras"] = ";".join(filter(None, (given.get("loras", ""), *settings[len(self._columns) :])))
+        tags, given["embeddings"] = settings[-2:]
+        given["loras"] = ";".join(filter(None, (given.get("loras", ""), tags)))
         given = {column: cell for column, cell in given.items() if cell and not _is_no(column, cell)}
         reading = Reading(self.names)
         kind = self._kind(given, reading)
@@ -121,7 +123,7 @@ class Edits:
             return _Choice("txt2img", shared, {}, tuple(reading.problems))
         uses, fills = kinds.USES[kind], useful(self.fills, kind, given)
         for column, cell in given.items():
-            if column not in uses:
+            if column not in uses and column not in columns.IN_TEXTS:
                 why = f"because kind {kind!r} has no use for {column}"
                 reading.useless(column, cell, why, _hint(kind, column, given))
         used = fills | {column: cell for column, cell in given.items() if column in uses}
@@ -130,7 +132,7 @@ class Edits:
         if pair := kinds.clash(used.keys() & uses):
             reading.useless(pair[0], used[pair[0]], f"or none of {pair[1]}", "give one of the two")
         own_fills = {column: cell for column, cell in fills.items() if column in edit_columns.OWN}
-        shared = {column: cell for column, cell in used.items() if column in columns.SETTINGS and column != "kind"}
+        shared = {column: cell for column, cell in used.items() if column in columns.SHARED and column != "kind"}
         return _Choice(kind, shared, own_fills, tuple(reading.problems))
 
     def _kind(self, given: Mapping[str, str], reading: Reading) -> str | None:

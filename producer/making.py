@@ -23,6 +23,7 @@ ANY_SIZE = Limits(min_size=8, max_size=1 << 16, multiple_of=1)  # while the row'
 STEPS = "num_inference_steps"
 NO_STEPS: tuple[str, ...] = ()
 NO_LORAS: tuple[jobs.Lora, ...] = ()
+NO_EMBEDDINGS: tuple[str, ...] = ()
 LEAST_SIDE = 8  # pixels
 MASKED = ("inpaint", "outpaint", "mask_edit")
 FREE_OF_PROMPT = ("outpaint", "segment")  # they may go without
@@ -136,6 +137,7 @@ class _Maker:
             "post": get("post", NO_STEPS, self._post),
             "vae": vae.name if (vae := get("vae", None, columns.added, self.catalog, "vae", model)) else "",
             "loras": get("loras", NO_LORAS, columns.loras, self.catalog, model),
+            "embeddings": get("embeddings", NO_EMBEDDINGS, columns.embeddings, self.catalog, model),
             "clip_skip": get("clip_skip", 0, whole, 0, jobs.MOST_CLIP_SKIP),
             **self._size(model.name, defaults, limits),
         }

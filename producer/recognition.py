@@ -24,8 +24,6 @@ ENCODERS = {
 }
 OTHERS = {
     "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL",
-    "emb_params": "a textual inversion",
-    "clip_l": "a textual inversion",
     "control_model.": "a ControlNet",
     "double_blocks.": "a model of the family Flux",
     "joint_blocks.": "a model of the family Stable Diffusion 3",
@@ -35,11 +33,12 @@ OTHERS = {
 }
 LORA_MARKS = (".lora_", ".lora.", "lora_unet_", "lora_te")
 BASES = {768: "sd15", 1024: "sd2", 2048: "sdxl"}  # by the width of their texts
+ENCODED = {768: "sd15", 1024: "sd2"}  # by the width of a word
 PIPELINES = {"StableDiffusion": "sd15", "StableDiffusionXL": "sdxl"}
 
 
 class Found(NamedTuple):
-    """`base`: of an autoencoder or a LoRA, what it goes with, where its files say so."""
+    """`base`: of what is added to a model, which models it goes with, where its files say so."""
 
     family: str
     base: str | None = None
@@ -62,13 +61,18 @@ def of_tensors(path: Path, found: Shapes) -> Found:
         if path.suffix != ".safetensors":
             raise UsageError(f"{path}: found a LoRA; expected it as .safetensors")
         return Found("lora", next((BASES.get(shape[-1]) for name, shape in found.items() if _reads_text(name)), None))
+    if found.keys() == {"clip_l", "clip_g"}:
+        return Found("embedding", "sdxl")
+    if len(found) == 1 and (words := next(iter(found.values()))) and words[-1] in ENCODED and len(words) <= 2:
+        return Found("embedding", ENCODED[words[-1]])
     if all(_any(found, prefix) for prefix in ("encoder.conv_in.", "decoder.conv_in.")):
         return Found("vae")
     name = next((name for prefix, name in ENCODERS.items() if _any(found, prefix)), None)
     if name is None or CHANNELS not in found:
         what = next((what for prefix, what in OTHERS.items() if _any(found, prefix)), "tensors of no known model")
         raise UsageError(
-            f"{path}: found {what}; expected a whole Stable Diffusion 1.x, 2.x or XL, an autoencoder, or a LoRA"
+            f"{path}: found {what}; expected a whole Stable Diffusion 1.x, 2.x or XL, an autoencoder, a LoRA, or a "
+            "textual inversion"
         )
     if not _any(found, "first_stage_model."):
         raise UsageError(f"{path}: found no autoencoder (first_stage_model...); expected a whole Stable Diffusion")
@@ -82,7 +86,7 @@ def _reads_text(name: str) -> bool:
 
 def shapes(path: Path) -> Shapes:
     """Every tensor's shape by name. Raises UsageError for what is no such file, or was cut off."""
-    readers = {".safetensors": _safetensors, ".ckpt": _checkpoint}
+    readers = {".safetensors": _safetensors, ".ckpt": _checkpoint, ".pt": _checkpoint, ".bin": _checkpoint}
     if path.suffix not in readers:
         raise UsageError(f"{path}: expected a folder, or a file that ends with {' or '.join(readers)}")
     try:
@@ -158,8 +162,9 @@ def _checkpoint(path: Path) -> Shapes:
 
 def _unpickled(file: IO[bytes]) -> Mapping[str, Any]:
     found = _Names(file).load()
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
+    for name in ("state_dict", "string_to_param"):
+        if isinstance(found, dict) and isinstance(found.get(name), dict):
+            found = found[name]
     if not isinstance(found, dict):
         raise pickle.UnpicklingError("it holds no table of tensors")
     return found

@@ -16,7 +16,7 @@ from producer.inputs import Inputs
 from producer.records import Flaw, Record
 from producer.template import Reading, Template
 from producer.unique import Taken
-from shared import jobs
+from shared import embeddings, jobs
 from shared.catalog import Catalog
 from shared.settings import Settings
 
@@ -77,10 +77,12 @@ class Table:
         self.settings = settings
         self.taken = Taken()
         self._names = {column: f"--set {column}" for column in fills}
+        self._names["embeddings"] = "prompt, negative_prompt"
         self._names |= {column: header.names[index] for column, index in header.at.items()}
         self._edits = Edits(header, fills, self._names, inputs, catalog, settings)
         self._fill = tuple(fills.get(column, "") for column in ("prompt", "negative_prompt", "seed"))
         blank = len(header.names)  # an absent column is the empty cell that `row` adds at the end
+        self._named = embeddings.finder(catalog.of("embeddings").keys())
         self._own = itemgetter(*(header.at.get(column, blank) for column in columns.OWN))
 
     def row(self, number: int, record: Record) -> Draft | Rejected:
@@ -102,7 +104,8 @@ class Table:
         default_prompt, default_negative, default_seed = self._fill
         prompt = prompt if prompt.strip() else default_prompt or prompt
         prompt, tags = columns.without_tags(prompt) if columns.TAG in prompt else (prompt, "")
-        template, edit, stem, problems = self._edits.ask(cells, tags)
+        words = ";".join(self._named(f"{prompt}\n{negative or default_negative}"))
+        template, edit, stem, problems = self._edits.ask(cells, tags, words)
         images, made_format = template.images, template.job.output_format
         reading = Reading(self._names, problems)
         read, most = reading.read, self.settings.max_prompt_chars

@@ -15,7 +15,7 @@ from shared.schedulers import SCHEDULERS
 
 SINGLE_FILES = (".safetensors", ".ckpt")
 NAME = r"[A-Za-z0-9._-]{1,64}"
-ADDED = ("vae", "lora")  # families that go with a model, and are none themselves
+ADDED = ("vae", "lora", "embedding")  # families that go with a model, and are none themselves
 VOCABULARY = ("vocab.json", "merges.txt")
 BUILT_IN = Path(__file__).with_name("models.toml")
 # The columns that name a model, and the key that says which one an empty cell means.
@@ -62,7 +62,7 @@ class Model(BaseModel):
     path: Path  # a folder; of a diffusion model also a single file
     tokenizer: Path | None = None  # of a single file: a folder with vocab.json and merges.txt
     config: Path | None = None  # of a single file whose architecture is not its family's usual one
-    base: families.Base | None = None  # of an autoencoder or a LoRA: the models that it goes with
+    base: families.Base | None = None  # of what is added to a model: the models that it goes with
     identity: str = Field(pattern=r"^[0-9a-f]{64}$")
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
@@ -93,6 +93,8 @@ class Model(BaseModel):
 
     @property
     def is_single_file(self) -> bool:
+        if self.family == "embedding":
+            return True
         return self.path.suffix in SINGLE_FILES and (self.family in ADDED or FAMILIES[self.family].column == "model")
 
     def files(self) -> dict[str, Path]:

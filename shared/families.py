@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Name = Literal["sd15", "sd15-inpaint", "sd2", "sd2-inpaint", "sdxl", "sdxl-inpaint", "vae", "lora", "sam", "clipseg"]
-Base = Literal["sd15", "sd2", "sdxl"]  # what an autoencoder or a LoRA belongs to
+Diffusion = Literal["sd15", "sd15-inpaint", "sd2", "sd2-inpaint", "sdxl", "sdxl-inpaint"]
+Name = Literal[Diffusion, "vae", "lora", "embedding", "sam", "clipseg"]
+Base = Literal["sd15", "sd2", "sdxl"]  # what an autoencoder, a LoRA or a textual inversion belongs to
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ FAMILIES: dict[Name, Family] = {
     "sdxl-inpaint": Family("model", "Stable Diffusion XL for inpainting", _SDXL, _TO_2048, inpaints_only=True),
     "vae": Family("vae", "an autoencoder"),
     "lora": Family("loras", "a LoRA"),
+    "embedding": Family("embeddings", "a textual inversion"),
     "sam": Family("mask_model", "Segment Anything"),
     "clipseg": Family("mask_text_model", "CLIPSeg"),
 }

@@ -7,7 +7,7 @@ Two dialects of metadata: the `parameters` text of A1111's webui, which other to
 import io
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -86,7 +86,7 @@ def decode(data: bytes) -> Pixels:
 def texts(job: Job, n: int, model: str, identity: str, added: Mapping[str, str] = NONE_ADDED) -> dict[str, str]:
     """What image `n` of a job carries, by PNG key; masks have no `parameters`, for nothing was prompted.
 
-    `added`: by their names, the identities of the autoencoder and the LoRAs that the job names.
+    `added`: by their names, the identities of what the job names beside its model.
     """
     own = {"job": job.model_dump(), "n": n, "model": {"name": model, "identity": identity}}
     parameters = {} if isinstance(job, Segment) else {"parameters": infotext(job, n, model, identity, added)}
@@ -110,11 +110,16 @@ def infotext(job: Generation, n: int, model: str, identity: str, added: Mapping[
         **({"Clip skip": job.clip_skip + 1} if job.clip_skip else {}),  # there, 1 is none
         "RNG": "CPU",
         **(_mask_fields(job) if isinstance(job, Masked) else {}),
-        **({"Lora hashes": ", ".join(f"{name}: {added[name][:12]}" for name, _ in job.loras)} if job.loras else {}),
+        **_hashes("Lora", [name for name, _ in job.loras], added),
+        **_hashes("TI", job.embeddings, added),
     }
     tags = "".join(f" <lora:{name}:{weight:g}>" for name, weight in job.loras)
     negative = f"\nNegative prompt: {job.negative_prompt}" if job.negative_prompt else ""
     return f"{job.prompt}{tags}{negative}\n" + ", ".join(f"{key}: {_quoted(value)}" for key, value in fields.items())
+
+
+def _hashes(what: str, names: Sequence[str], added: Mapping[str, str]) -> dict[str, str]:
+    return {f"{what} hashes": ", ".join(f"{name}: {added[name][:12]}" for name in names)} if names else {}
 
 
 def _mask_fields(job: Masked) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SEED_LIMIT = 2**32  # seeds are the first 32 bits of a hash, or what the row says
 MOST_STEPS = 1000
 MOST_GUIDANCE = 100
@@ -50,6 +50,7 @@ class _Diffusion(_Output):
     post: tuple[str, ...] = ()  # steps of shared.post, in order; in edits inside the mask
     vae: str = ""  # an autoencoder in the place of the model's own
     loras: tuple[Lora, ...] = ()
+    embeddings: tuple[str, ...] = ()  # textual inversions that its texts name
     clip_skip: Annotated[int, Field(ge=0, le=MOST_CLIP_SKIP)] = 0  # last layers of the text encoder that are left out
 
 
@@ -187,7 +188,8 @@ def models(job: Job) -> dict[str, str]:
     """The models that a job needs, by the field that names them; the first one makes the picture."""
     roles = ("model", "vae", "mask_model", "mask_text_model")
     named = {role: name for role in roles if (name := getattr(job, role, ""))}
-    return named | {f"lora_{i}": name for i, (name, _) in enumerate(getattr(job, "loras", ()))}
+    named |= {f"lora_{i}": name for i, (name, _) in enumerate(getattr(job, "loras", ()))}
+    return named | {f"embedding_{i}": name for i, name in enumerate(getattr(job, "embeddings", ()))}
 
 
 def models_text(names: Iterable[str]) -> str:
@@ -225,7 +227,7 @@ def batch_key(job: Job) -> tuple[Any, ...]:
         job.scheduler,
         guided,
     )
-    common += (job.vae, job.loras, job.clip_skip)
+    common += (job.vae, job.loras, job.embeddings, job.clip_skip)
     if isinstance(job, Txt2Img):
         return common
     if isinstance(job, Img2Img):

@@ -333,6 +333,15 @@ def test_a_lora_or_an_autoencoder_that_goes_with_other_models_is_refused_with_bo
     assert all(word in str(fault) for word, fault in zip(words, found, strict=True)), [str(fault) for fault in found]
 
 
+def test_a_textual_inversion_that_is_asked_for_by_its_prefix_must_be_there(tmp_path):
+    sunny = Model(name="sunny", family="embedding", path=Path("sunny.pt"), identity="a" * 64)
+    known = CATALOG.model_copy(update={"models": CATALOG.models | {"sunny": sunny}})
+    (tmp_path / "prompts.csv").write_text("prompt\na embedding:sunny\na sunnny\na embedding:sunnny\n")
+    (fault,) = rows.check(tmp_path / "prompts.csv", ReadOptions(), known, Settings()).faults
+    assert fault.line == 4
+    assert "'embedding:sunnny'" in str(fault) and "one of sunny; did you mean 'sunny'?" in str(fault)
+
+
 def test_a_model_for_inpainting_alone_draws_nothing_without_a_mask(tmp_path):
     masked = Model(name="masked", family="sd15-inpaint", path=Path("masked"), identity="a" * 64)
     (tmp_path / "prompts.csv").write_text("prompt,model\na,masked\n")

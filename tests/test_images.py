@@ -274,9 +274,12 @@ def test_a_spoiled_picture_is_never_counted_as_done(pixels: np.ndarray | None, r
 
 
 def test_what_was_put_onto_the_model_stands_in_the_parameters_as_a1111_writes_it() -> None:
-    one = job(vae="mse", loras=(("ink", 0.8), ("wash", 1.0)), clip_skip=1)
-    text = images.infotext(one, 0, "demo", IDENTITY, {"mse": "1" * 64, "ink": "2" * 64, "wash": "3" * 64})
+    one = job(vae="mse", loras=(("ink", 0.8), ("wash", 1.0)), clip_skip=1, embeddings=("sunny",))
+    text = images.infotext(
+        one, 0, "demo", IDENTITY, {"sunny": "4" * 64, "mse": "1" * 64, "ink": "2" * 64, "wash": "3" * 64}
+    )
     prompt, _, values = parse(text)
     assert prompt.endswith(" <lora:ink:0.8> <lora:wash:1>")
     assert (values["VAE"], values["VAE hash"], values["Clip skip"]) == ("mse", "1" * 10, "2")
+    assert values["TI hashes"] == f"sunny: {'4' * 12}"
     assert values["Lora hashes"] == f"ink: {'2' * 12}, wash: {'3' * 12}"

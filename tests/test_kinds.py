@@ -116,7 +116,7 @@ def _outcome(given):
 
 
 def test_every_column_is_of_use_to_a_kind_and_every_field_of_a_job_has_its_column():
-    assert set().union(*kinds.USES.values()) == set(columns.ALIASES)
+    assert set().union(*kinds.USES.values()) == {*columns.ALIASES, *columns.IN_TEXTS}
     assert set(jobs.KINDS) == set(kinds.USES)
 
 

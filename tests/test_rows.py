@@ -381,6 +381,37 @@ def test_loras_in_a_prompt_mean_what_the_column_means(
     assert set(report.models) == {row["job"]["model"], *(name for name, _ in loras)}
 
 
+@pytest.mark.parametrize(
+    ("cells", "named"),
+    [
+        ("a Sunny day,", ("sunny",)),
+        ("a day,(SUNNY:1.2)", ("sunny",)),
+        ("embedding:sunny dark,", ("dark", "sunny")),
+        ("uneasy-sunny,xl-only", ()),
+        ("a cat,", ()),
+    ],
+)
+def test_words_of_the_texts_that_are_names_of_textual_inversions_stand_for_them(
+    tmp_path: Path, cells: str, named: tuple[str, ...]
+) -> None:
+    bases: tuple[Any, ...] = (("sunny", "sd15"), ("dark", None), ("xl-only", "sdxl"))
+    more = {
+        name: Model(name=name, family="embedding", path=Path(f"{name}.pt"), base=base, identity="a" * 64)
+        for name, base in bases
+    }
+    known = CATALOG.model_copy(update={"models": CATALOG.models | more})
+    path = tmp_path / "words.csv"
+    path.write_text(f"prompt,negative_prompt\n{cells}\n")
+    report = rows.check(path, ReadOptions(), known, Settings())
+    (entry,) = rows.read(path, ReadOptions(), known, Settings(), report)
+    row = jobs.Row.model_validate_json(entry.text)
+    assert getattr(row.job, "embeddings", None) == named
+    assert row.job_id == jobs.job_id(
+        row.job.model_dump(mode="json"), {role: known.models[m].identity for role, m in jobs.models(row.job).items()}
+    )
+    assert set(report.models) == {"demo", *named}
+
+
 def test_what_is_put_onto_a_model_makes_another_job_and_another_batch(tmp_path: Path) -> None:
     def entries(identity: str) -> Catalog:
         more = {

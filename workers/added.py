@@ -1,4 +1,6 @@
-"""Autoencoders and LoRAs that lie in files of their own."""
+"""Autoencoders, LoRAs and textual inversions that lie in files of their own."""
+
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -6,9 +8,10 @@ from diffusers.loaders.single_file_utils import load_single_file_checkpoint
 from safetensors.torch import load_file
 
 from shared import catalog
+from shared.errors import ModelError
 from workers import device as device_
 from workers import single_file
-from workers.dress import Lora, Vae
+from workers.dress import Embedding, Lora, Vae
 from workers.reading import lacking, reading, refuse, size_bytes
 
 PAIRS = (("lora_down", "lora_up"), ("lora_A", "lora_B"), ("lora.down", "lora.up"))  # one without the other is random
@@ -37,3 +40,18 @@ def load_lora(entry: catalog.Model) -> Lora:
     )
     refuse(entry, "lora", [name for name in partners if name not in tensors])
     return Lora(entry.name, entry.identity, tensors, size_bytes(tensors.values()))
+
+
+def load_embedding(entry: catalog.Model) -> Embedding:
+    """A file of A1111, diffusers or Kohya: one tensor, or of Stable Diffusion XL one for each encoder."""
+    with reading(entry):
+        if entry.path.suffix == ".safetensors":
+            tensors: dict[str, Any] = load_file(entry.path)
+        else:
+            tensors = torch.load(entry.path, map_location="cpu", weights_only=True)
+        tensors = tensors.get("string_to_param", tensors)
+        found = [tensors[name] for name in ("clip_l", "clip_g") if name in tensors] or [*tensors.values()]
+        vectors = [torch.atleast_2d(tensor.detach()) for tensor in found]
+    if len(vectors) != (2 if "clip_l" in tensors else 1) or any(each.ndim != 2 for each in vectors):
+        raise ModelError(f"model {entry.name}: {entry.path} holds {len(vectors)} tensors; expected a textual inversion")
+    return Embedding(entry.name, entry.identity, vectors, size_bytes(vectors))

@@ -1,4 +1,5 @@
-"""What a row puts onto a model for its pictures, and takes off again: another autoencoder, and LoRAs."""
+"""What a row puts onto a model for its pictures, and takes off again: another autoencoder, and LoRAs. What is taught,
+it keeps: words that stand for textual inversions change no picture of a row that does not say them."""
 
 import re
 import warnings
@@ -40,6 +41,30 @@ class Lora:
     identity: str
     tensors: dict[str, torch.Tensor]
     size_bytes: int
+
+
+@dataclass
+class Embedding:
+    """A textual inversion: (words, width) for each text encoder."""
+
+    name: str
+    identity: str
+    vectors: Sequence[torch.Tensor]
+    size_bytes: int
+
+
+def teach(model: Loaded, job: Any, get: Callable[[str], Any]) -> None:
+    """The words that the job's texts use; before anything is known of the texts. Raises as `dress`."""
+    for name in job.embeddings:
+        if name not in model.texts.tokens:
+            embedding: Embedding = get(name)
+            wanted = model.texts.widths()
+            found = [vectors.shape[1] for vectors in embedding.vectors]
+            if found != wanted:
+                misfit = _misfit(name, model, f"its words are {found} wide, those of the model's encoders {wanted}")
+                misfit.model = models_text(models(job).values())
+                raise misfit
+            model.texts.learn(name, embedding.vectors)
 
 
 def dress(model: Loaded, job: Any, get: Callable[[str], Any]) -> None:

@@ -90,6 +90,12 @@ def _lora(entry: catalog.Model, _on: torch.device) -> Resident:
     return added.load_lora(entry)
 
 
+def _embedding(entry: catalog.Model, _on: torch.device) -> Resident:
+    from workers import added  # noqa: PLC0415
+
+    return added.load_embedding(entry)
+
+
 def _sam(entry: catalog.Model, on: torch.device) -> Resident:
     from workers import sam  # noqa: PLC0415
 
@@ -119,6 +125,7 @@ LOADERS: dict[str, Callable[[catalog.Model, torch.device], Resident]] = {
     **dict.fromkeys(families.of_column("model"), _diffusion),
     "vae": _vae,
     "lora": _lora,
+    "embedding": _embedding,
     "sam": _sam,
     "clipseg": _clipseg,
 }

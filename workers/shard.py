@@ -52,6 +52,8 @@ class ShardRun:
             return
         self.rows = bury.rows_of(self.host.store, self.claim.run, self.claim.shard)
         model = self.host.models.get(split_models(self.claim.shard.model)[0])
+        if isinstance(model, Loaded):
+            dress.teach(model, self.rows[0].job, self.host.models.get)
         with Uploads(self.host.store, self.claim.run, model, self.host.models.identities, self.still_ours) as uploads:
             wanted = batches.items(self.rows)
             todo = self._without_stored(wanted, uploads) if tried_before else wanted

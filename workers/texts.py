@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from shared import embeddings
 from shared.errors import BadInput
 from workers.weights import Fragment, fragments
 
@@ -26,14 +27,16 @@ class Texts:
         self.pipeline = pipeline
         self.device = device
         self.encode = lru_cache(TEXTS_KEPT)(self._encode)
+        self.tokens: dict[str, str] = {}  # what stands for each textual inversion that was learned
 
     def arguments(self, jobs: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Prompts and negative prompts as a pipeline takes them, one row per job; all of equally many `windows`."""
         wanted, unwanted = [], []
         for job in jobs:
             count = self.windows(job)
-            wanted.append(self._filled(self.encode(job.prompt, job.clip_skip), count, job.clip_skip))
-            unwanted.append(self._filled(self.encode(job.negative_prompt, empty_is_zero=True), count))
+            prompt, negative = self._said(job)
+            wanted.append(self._filled(self.encode(prompt, job.clip_skip), count, job.clip_skip))
+            unwanted.append(self._filled(self.encode(negative, empty_is_zero=True), count))
         sides = {"": wanted, "negative_": unwanted}  # diffusers skips no layers of negative prompts
         embeds = {f"{side}prompt_embeds": torch.cat([text.embeds for text in texts]) for side, texts in sides.items()}
         pooled = {side: [text.pooled for text in texts if text.pooled is not None] for side, texts in sides.items()}
@@ -41,7 +44,34 @@ class Texts:
 
     def windows(self, job: Any) -> int:
         """How many times the encoder's length the job's longer text needs."""
-        return max(self._count(job.prompt), self._count(job.negative_prompt)) if self.pipeline is not None else 1
+        return max(map(self._count, self._said(job))) if self.pipeline is not None else 1
+
+    def widths(self) -> list[int]:
+        """Of a word, in each of the text encoders."""
+        return [encoder.get_input_embeddings().weight.shape[1] for _, encoder in self._encoders()]
+
+    def learn(self, name: str, vectors: Sequence[torch.Tensor]) -> None:
+        """A textual inversion: (words, width) for each encoder. Its tokens are none that texts hold."""
+        for (tokenizer, encoder), rows in zip(self._encoders(), vectors, strict=True):
+            tokens = [f"<{name}|{i}>" for i in range(len(rows))]
+            tokenizer.add_tokens(tokens)
+            ids = tokenizer.convert_tokens_to_ids(tokens)
+            if (most := max(ids) + 1) > encoder.get_input_embeddings().weight.shape[0]:
+                encoder.resize_token_embeddings(most, mean_resizing=False)
+            weight = encoder.get_input_embeddings().weight
+            weight.data[ids] = rows.to(weight)
+            _end_at(encoder, tokenizer.eos_token_id)
+            self.tokens[name] = " ".join(tokens)
+
+    def _encoders(self) -> list[tuple[Any, Any]]:
+        parts = self.pipeline.components
+        ends = [end for end in ("", "_2") if f"tokenizer{end}" in parts]
+        return [(parts[f"tokenizer{end}"], parts[f"text_encoder{end}"]) for end in ends]
+
+    def _said(self, job: Any) -> tuple[str, str]:
+        """The job's texts, tokens in the place of textual inversions."""
+        tokens = {name: self.tokens[name] for name in job.embeddings}
+        return embeddings.replaced(job.prompt, tokens), embeddings.replaced(job.negative_prompt, tokens)
 
     def forget(self) -> None:
         """The text encoders have changed."""
@@ -108,3 +138,11 @@ class Texts:
 
 def _apart(parts: Sequence[Fragment]) -> tuple[list[str], list[float]]:
     return [part.text for part in parts], [part.weight for part in parts]
+
+
+def _end_at(encoder: Any, end: int) -> None:
+    """Old configurations name a token that is none, and transformers then takes the highest for the end of the text:
+    that would be a learned word."""
+    for module in encoder.modules():
+        if getattr(module, "eos_token_id", None) == 2:
+            module.eos_token_id = end
