@@ -115,13 +115,19 @@ class Soak:
     # --- faults ---
 
     def busy(self) -> WorkerProcess:
-        """One that runs a shard, if any soon does: others lose nothing."""
+        """One that runs a shard, if any soon does: others lose nothing. None whose rows chance has hit so often that
+        once more would bury them: who is dead was planted."""
         end = time.monotonic() + BUSY_S
         while time.monotonic() < end:
-            if at_work := [worker for worker in self.workers if self.mill.held([worker.name])]:
+            if at_work := [worker for worker in self.workers if self.may_be_hit(worker)]:
                 return self.random.choice(at_work)
             self.watch(0.2)
         return self.random.choice(self.workers)
+
+    def may_be_hit(self, worker: WorkerProcess) -> bool:
+        running = [shard for key in self.mill.held([worker.name]) if (shard := self.mill.ledger.shard(*key))]
+        deaths = [shard.deaths.get(row, 0) for shard in running for row in shard.running_rows]
+        return bool(running) and max(deaths, default=0) < DEATHS_TO_BURY - 1
 
     def kill_worker(self) -> None:
         worker = self.busy()
