@@ -14,6 +14,8 @@ from shared.catalog import Catalog, Limits, Model
 ALIASES: dict[str, tuple[str, ...]] = {
     "prompt": ("positive_prompt", "text"),
     "negative_prompt": ("negative",),
+    "prompt_2": ("text_g", "positive_style_prompt"),
+    "negative_prompt_2": ("negative_style_prompt",),
     "width": (),
     "height": (),
     "num_inference_steps": ("steps", "sd_steps"),
@@ -123,7 +125,7 @@ def embeddings(cell: str, catalog: Catalog, to: Model) -> tuple[str, ...]:
         if name not in known:
             hint = did_you_mean(name.removeprefix(embeddings_.PREFIX), known)
             raise BadCell("one of " + (", ".join(sorted(known)) or "none"), hint, found=repr(name))
-    return tuple(sorted(name for name in names if known[name].base in (None, base)))
+    return tuple(sorted({name for name in names if known[name].base in (None, base)}))
 
 
 def without_tags(prompt: str) -> tuple[str, str]:

@@ -1,18 +1,18 @@
 """A job from the cells that its kind has a use for; empty ones are the model's defaults, or the job's own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
 from producer import columns, formats, sizes
-from producer.cells import decimal, whole
+from producer.cells import decimal, text, whole
 from producer.edit_columns import MOST_PIXELS, PARSERS, expand, one_mask
 from producer.faults import BadCell
 from producer.kinds import EXPANDS
 from producer.sizes import Margins, Size
 from producer.template import EDITED, HOLE, Cells, Template, template
-from shared import families, jobs, post
+from shared import embeddings, families, jobs, post
 from shared.catalog import Catalog, Defaults, Limits, Model
 from shared.families import FAMILIES
 from shared.headers import Facts
@@ -23,7 +23,7 @@ ANY_SIZE = Limits(min_size=8, max_size=1 << 16, multiple_of=1)  # while the row'
 STEPS = "num_inference_steps"
 NO_STEPS: tuple[str, ...] = ()
 NO_LORAS: tuple[jobs.Lora, ...] = ()
-NO_EMBEDDINGS: tuple[str, ...] = ()
+SECOND = ("prompt_2", "negative_prompt_2")
 LEAST_SIDE = 8  # pixels
 MASKED = ("inpaint", "outpaint", "mask_edit")
 FREE_OF_PROMPT = ("outpaint", "segment")  # they may go without
@@ -137,10 +137,24 @@ class _Maker:
             "post": get("post", NO_STEPS, self._post),
             "vae": vae.name if (vae := get("vae", None, columns.added, self.catalog, "vae", model)) else "",
             "loras": get("loras", NO_LORAS, columns.loras, self.catalog, model),
-            "embeddings": get("embeddings", NO_EMBEDDINGS, columns.embeddings, self.catalog, model),
+            **(second := {column: self._second(column, model) for column in SECOND}),
+            "embeddings": self._embeddings(model, second.values()),
             "clip_skip": get("clip_skip", 0, whole, 0, jobs.MOST_CLIP_SKIP),
             **self._size(model.name, defaults, limits),
         }
+
+    def _second(self, column: str, model: Model) -> str:
+        """A text for the second text encoder, where there is one."""
+        cell = self.reading.cells.get(column, "")
+        if cell and families.base_of(model.family) != "sdxl":
+            self.reading.useless(column, cell, f"because model {model.name!r} has one text encoder")
+        return self.reading.get(column, "", text, self.settings.max_prompt_chars)
+
+    def _embeddings(self, model: Model, texts: Iterable[str]) -> tuple[str, ...]:
+        """What the row's texts name: those of its own are in a cell, those that rows share are looked through here."""
+        named = embeddings.finder(self.catalog.of("embeddings").keys())("\n".join(texts))
+        cell = ";".join(filter(None, (self.reading.cells.get("embeddings", ""), *named)))
+        return self.reading.read("embeddings", (), columns.embeddings, cell, self.catalog, model) if cell else ()
 
     def _post(self, cell: str) -> tuple[str, ...]:
         steps = columns.post(cell)

@@ -42,6 +42,8 @@ class _Diffusion(_Output):
     model: str
     prompt: str = ""
     negative_prompt: str = ""
+    prompt_2: str = ""  # of the second text encoder of Stable Diffusion XL; empty: the prompt
+    negative_prompt_2: str = ""
     num_inference_steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
     guidance_scale: Annotated[float, Field(ge=0, le=MOST_GUIDANCE, allow_inf_nan=False)]
     scheduler: str  # a key of shared.schedulers.SCHEDULERS

@@ -342,6 +342,15 @@ def test_a_textual_inversion_that_is_asked_for_by_its_prefix_must_be_there(tmp_p
     assert "'embedding:sunnny'" in str(fault) and "one of sunny; did you mean 'sunny'?" in str(fault)
 
 
+def test_a_text_for_a_second_encoder_needs_a_model_that_has_one(tmp_path):
+    big = Model(name="big", family="sdxl", path=Path("big"), identity="a" * 64)
+    known = CATALOG.model_copy(update={"models": CATALOG.models | {"big": big}})
+    (tmp_path / "prompts.csv").write_text("prompt,prompt_2,model\na,b,\na,b,big\n")
+    (fault,) = rows.check(tmp_path / "prompts.csv", ReadOptions(), known, Settings()).faults
+    assert (fault.line, fault.column) == (2, "prompt_2")
+    assert "because model 'demo-shapes' has one text encoder" in str(fault)
+
+
 def test_a_model_for_inpainting_alone_draws_nothing_without_a_mask(tmp_path):
     masked = Model(name="masked", family="sd15-inpaint", path=Path("masked"), identity="a" * 64)
     (tmp_path / "prompts.csv").write_text("prompt,model\na,masked\n")

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_models
 import torch
-from test_families import draw, load, sample
+from test_families import draw, far, load, plain_pipeline, sample
 
 from shared.jobs import Img2Img, Txt2Img
 from workers import batches
@@ -114,3 +115,35 @@ def test_the_length_that_is_foretold_is_the_length_that_comes(text: str, loaded:
     texts = loaded("sd15").texts
     count = texts.windows(sample(1, Txt2Img, prompt=text, negative_prompt="").job)
     assert texts.encode(text).embeds.shape[1] == count * MOST
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save("sdxl", tmp_path_factory.mktemp("second"))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [{"prompt_2": "in blue"}, {"negative_prompt_2": "in blue"}, {"prompt_2": "x", "negative_prompt_2": "y"}],
+    ids=str,
+)
+def test_the_second_encoder_reads_another_text_as_in_diffusers(
+    texts: dict[str, str], folder: Path, one_thread: None
+) -> None:
+    model = load(tiny_models.entry("sdxl", folder))
+    (drawn,) = draw([sample(3, Txt2Img, **texts)], model)
+    pipeline, arguments = plain_pipeline(sample(3, Txt2Img), folder)
+    expected = (pipeline(**arguments, **texts).images[0] * 255).round().astype(np.uint8)
+    assert far(drawn, expected) <= 1
+    assert far(drawn, draw([sample(3, Txt2Img)], model)[0]) > 1
+
+
+def test_a_second_text_may_be_longer_than_the_first_and_weigh_its_words(loaded: Callable[[str], Loaded]) -> None:
+    texts, width = loaded("sdxl").texts, tiny_models.WIDTH
+    embeds = texts.encode("a cat", second=f"(red:1.5) {LONG}").embeds
+    first, second = texts.encode("a cat").embeds, texts.encode(f"(red:1.5) {LONG}").embeds
+    assert embeds.shape == second.shape
+    assert torch.allclose(embeds[:, :MOST, :width], first[:, :, :width], atol=1e-5)
+    assert torch.allclose(embeds[..., width:], second[..., width:], atol=1e-5)
+    assert torch.allclose(embeds[:, MOST : 2 * MOST, :width], texts.encode("").embeds[..., :width], atol=1e-5)
+    assert texts.windows(sample(1, Txt2Img, prompt="a cat", prompt_2=LONG).job) == len(embeds[0]) // MOST

@@ -11,6 +11,7 @@ from shared.errors import BadInput
 from workers.weights import Fragment, fragments
 
 TEXTS_KEPT = 512  # 60 MB of a half-precision Stable Diffusion 1.5, 160 MB of an XL
+NOTHING = Fragment("", 1.0)
 
 
 class Encoded(NamedTuple):
@@ -34,9 +35,9 @@ class Texts:
         wanted, unwanted = [], []
         for job in jobs:
             count = self.windows(job)
-            prompt, negative = self._said(job)
-            wanted.append(self._filled(self.encode(prompt, job.clip_skip), count, job.clip_skip))
-            unwanted.append(self._filled(self.encode(negative, empty_is_zero=True), count))
+            prompt, negative, prompt_2, negative_2 = self._said(job)
+            wanted.append(self._filled(self.encode(prompt, job.clip_skip, second=prompt_2), count, job.clip_skip))
+            unwanted.append(self._filled(self.encode(negative, empty_is_zero=True, second=negative_2), count))
         sides = {"": wanted, "negative_": unwanted}  # diffusers skips no layers of negative prompts
         embeds = {f"{side}prompt_embeds": torch.cat([text.embeds for text in texts]) for side, texts in sides.items()}
         pooled = {side: [text.pooled for text in texts if text.pooled is not None] for side, texts in sides.items()}
@@ -68,10 +69,12 @@ class Texts:
         ends = [end for end in ("", "_2") if f"tokenizer{end}" in parts]
         return [(parts[f"tokenizer{end}"], parts[f"text_encoder{end}"]) for end in ends]
 
-    def _said(self, job: Any) -> tuple[str, str]:
-        """The job's texts, tokens in the place of textual inversions."""
+    def _said(self, job: Any) -> list[str]:
+        """The job's texts, tokens in the place of textual inversions: prompt, negative prompt, and both for the second
+        encoder."""
         tokens = {name: self.tokens[name] for name in job.embeddings}
-        return embeddings.replaced(job.prompt, tokens), embeddings.replaced(job.negative_prompt, tokens)
+        texts = (job.prompt, job.negative_prompt, job.prompt_2, job.negative_prompt_2)
+        return [embeddings.replaced(text, tokens) for text in texts]
 
     def forget(self) -> None:
         """The text encoders have changed."""
@@ -87,25 +90,27 @@ class Texts:
         return int(len(tokens) // most)
 
     @torch.inference_mode()
-    def _encode(self, text: str, clip_skip: int = 0, empty_is_zero: bool = False) -> Encoded:
+    def _encode(self, text: str, clip_skip: int = 0, empty_is_zero: bool = False, second: str = "") -> Encoded:
         """One text at a time, so that its neighbours cannot change it by rounding.
 
-        `empty_is_zero`: where the model was trained so, a negative prompt that says nothing is no text but zeros.
+        `second`: what the second encoder reads, if it is another text. `empty_is_zero`: where the model was trained
+        so, a negative prompt that says nothing is no text but zeros.
         """
         layers = self.pipeline.text_encoder.config.num_hidden_layers
         if clip_skip >= layers:
             raise BadInput(f"clip_skip is {clip_skip}; the model's text encoder has {layers} layers: give less")
-        parts = fragments(text)
-        plain = "".join(part.text for part in parts)
-        weighed = any(part.weight != 1 for part in parts) or self._count(text) > 1
+        both = [fragments(text), fragments(second or text)]
+        plain, plain_2 = ("".join(part.text for part in parts) for parts in both)
+        count = max(self._count(text), self._count(second))
+        weighed = count > 1 or any(part.weight != 1 for parts in both for part in parts)
         if not hasattr(self.pipeline, "text_encoder_2"):
-            return Encoded(self._embeds(0, parts, clip_skip) if weighed or clip_skip else self._whole(plain), None)
+            return Encoded(self._embeds(0, both[0], clip_skip) if weighed or clip_skip else self._whole(plain), None)
         skipped = clip_skip or None
-        embeds, _, pooled, _ = self.pipeline.encode_prompt(plain, None, self.device, 1, False, clip_skip=skipped)
-        if empty_is_zero and not text and self.pipeline.config.force_zeros_for_empty_prompt:
+        embeds, _, pooled, _ = self.pipeline.encode_prompt(plain, plain_2, self.device, 1, False, clip_skip=skipped)
+        if empty_is_zero and not text and not second and self.pipeline.config.force_zeros_for_empty_prompt:
             return Encoded(torch.zeros_like(embeds), torch.zeros_like(pooled))
         if weighed:
-            embeds = torch.cat([self._embeds(number, parts, clip_skip + 1) for number in range(2)], dim=-1)
+            embeds = torch.cat([self._windows(n, parts, clip_skip + 1, count) for n, parts in enumerate(both)], dim=-1)
         return Encoded(embeds, pooled)
 
     def _whole(self, text: str) -> torch.Tensor:
@@ -120,6 +125,13 @@ class Texts:
             [texts], [weights], device=self.device
         )
         return embeds
+
+    def _windows(self, number: int, parts: Sequence[Fragment], skipped: int, count: int) -> torch.Tensor:
+        """The same, with windows of nothing behind it up to that many."""
+        embeds = self._embeds(number, parts, skipped)
+        lacking = count - embeds.shape[1] // self.pipeline.tokenizer.model_max_length
+        nothing = [self._embeds(number, [NOTHING], skipped)] if lacking else []
+        return torch.cat([embeds, *nothing * lacking], dim=1)
 
     def _provider(self, number: int, skipped: int) -> Any:
         from workers import windows  # noqa: PLC0415  # it imports transformers, which takes seconds
