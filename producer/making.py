@@ -24,6 +24,8 @@ STEPS = "num_inference_steps"
 NO_STEPS: tuple[str, ...] = ()
 NO_LORAS: tuple[jobs.Lora, ...] = ()
 SECOND = ("prompt_2", "negative_prompt_2")
+HIRES = ("hires_scale", "hires_steps", "hires_strength")
+HIRES_STRENGTH = jobs.Txt2Img.model_fields["hires_strength"].default
 LEAST_SIDE = 8  # pixels
 MASKED = ("inpaint", "outpaint", "mask_edit")
 FREE_OF_PROMPT = ("outpaint", "segment")  # they may go without
@@ -72,6 +74,8 @@ class _Maker:
             return values | self._plain() | self._upright()
         plain = self._plain()
         values |= self._diffusion(plain.get("action", "")) | plain
+        if self.ask.kind == "txt2img":
+            values |= self._hires(values)
         self._check_steps(values)
         self._check_strength(values)
         return values | self._format(values)
@@ -143,6 +147,25 @@ class _Maker:
             **self._size(model.name, defaults, limits),
         }
 
+    def _hires(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The second pass of a picture, where the row asks for one."""
+        get, read = self.reading.get, self.reading
+        scale = get("hires_scale", 1.0, decimal, 1, jobs.MOST_HIRES)
+        if scale == 1:
+            for column in HIRES[1:]:
+                if column in read.cells:
+                    read.useless(column, read.cells[column], "because hires_scale is empty")
+            return {}
+        steps = get("hires_steps", values[STEPS], whole, 1, jobs.MOST_STEPS)
+        strength = get("hires_strength", HIRES_STRENGTH, decimal, 0, 1)
+        if int(steps * strength) < 1:
+            read.refuse("hires_strength", read.cells.get("hires_strength", ""), _too_weak(steps))
+        made = {"hires_scale": scale, "hires_steps": steps, "hires_strength": strength}
+        limits = self.catalog.models[values["model"]].limits
+        for side in {jobs.scaled(values[name], scale) for name in ("width", "height")}:
+            read.read("hires_scale", 0, columns.size, str(side), limits, values["model"])
+        return made
+
     def _second(self, column: str, model: Model) -> str:
         """A text for the second text encoder, where there is one."""
         cell = self.reading.cells.get(column, "")
@@ -196,8 +219,7 @@ class _Maker:
             return
         steps, strength = values[STEPS], values.get("strength", self.fields["strength"].default)
         if int(steps * strength) < 1:
-            expected = f"a strength of which {steps} steps leave one at least: from {1 / steps:.3g}"
-            self.reading.refuse("strength", self.reading.cells.get("strength", ""), BadCell(expected))
+            self.reading.refuse("strength", self.reading.cells.get("strength", ""), _too_weak(steps))
 
     def _format(self, values: Mapping[str, Any]) -> dict[str, Any]:
         get, facts = self.reading.get, self.ask.facts
@@ -272,3 +294,7 @@ class _Maker:
             self.reading.refuse(column, "", BadCell(expected, found=found))
             return Margins()
         return margins
+
+
+def _too_weak(steps: int) -> BadCell:
+    return BadCell(f"a strength of which {steps} steps leave one at least: from {1 / steps:.3g}")

@@ -109,6 +109,7 @@ def infotext(job: Generation, n: int, model: str, identity: str, added: Mapping[
         **({} if isinstance(job, Txt2Img) else {"Denoising strength": f"{job.strength:g}"}),
         **({"Clip skip": job.clip_skip + 1} if job.clip_skip else {}),  # there, 1 is none
         "RNG": "CPU",
+        **(_hires_fields(job) if isinstance(job, Txt2Img) and job.hires_steps else {}),
         **(_mask_fields(job) if isinstance(job, Masked) else {}),
         **_hashes("Lora", [name for name, _ in job.loras], added),
         **_hashes("TI", job.embeddings, added),
@@ -120,6 +121,15 @@ def infotext(job: Generation, n: int, model: str, identity: str, added: Mapping[
 
 def _hashes(what: str, names: Sequence[str], added: Mapping[str, str]) -> dict[str, str]:
     return {f"{what} hashes": ", ".join(f"{name}: {added[name][:12]}" for name in names)} if names else {}
+
+
+def _hires_fields(job: Txt2Img) -> dict[str, Any]:
+    return {
+        "Denoising strength": f"{job.hires_strength:g}",
+        "Hires upscale": f"{job.hires_scale:g}",
+        "Hires steps": job.hires_steps,
+        "Hires upscaler": "Lanczos",
+    }
 
 
 def _mask_fields(job: Masked) -> dict[str, Any]:

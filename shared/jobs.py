@@ -11,6 +11,8 @@ SCHEMA_VERSION = 4
 SEED_LIMIT = 2**32  # seeds are the first 32 bits of a hash, or what the row says
 MOST_STEPS = 1000
 MOST_GUIDANCE = 100
+MOST_HIRES = 4  # times the size
+LATENT = 8  # pixels on each side of a latent's place
 MOST_CLIP_SKIP = 11  # the first text encoder has 12 layers
 QUALITY = 95
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
@@ -60,6 +62,9 @@ class Txt2Img(_Diffusion):
     """Text to image, fully resolved; the names are those of diffusers' StableDiffusionPipeline."""
 
     kind: Literal["txt2img"] = "txt2img"
+    hires_scale: Annotated[float, Field(ge=1, le=MOST_HIRES, allow_inf_nan=False)] = 1.0  # above 1: drawn on, larger
+    hires_steps: Annotated[int, Field(ge=0, le=MOST_STEPS)] = 0  # 0: no second pass
+    hires_strength: Share = 0.7
 
 
 class Img2Img(_Diffusion):
@@ -231,10 +236,15 @@ def batch_key(job: Job) -> tuple[Any, ...]:
     )
     common += (job.vae, job.loras, job.embeddings, job.clip_skip)
     if isinstance(job, Txt2Img):
-        return common
+        return (*common, job.hires_scale, job.hires_steps, job.hires_strength)
     if isinstance(job, Img2Img):
         return (*common, job.strength)
     return (*common, job.strength, job.masked_content, *models(job).values())
+
+
+def scaled(side: int, scale: float) -> int:
+    """Width or height of a second pass, as near as latents allow; pixels."""
+    return round(side * scale / LATENT) * LATENT
 
 
 def image_names(row: Row) -> list[str]:

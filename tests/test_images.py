@@ -273,6 +273,12 @@ def test_a_spoiled_picture_is_never_counted_as_done(pixels: np.ndarray | None, r
         gate.check(pixels)
 
 
+def test_a_second_pass_stands_in_the_parameters_as_a1111_writes_it() -> None:
+    _, _, values = parse(images.infotext(job(hires_scale=1.5, hires_steps=9), 0, "demo", IDENTITY))
+    assert (values["Hires upscale"], values["Hires steps"], values["Hires upscaler"]) == ("1.5", "9", "Lanczos")
+    assert values["Denoising strength"] == "0.7"
+
+
 def test_what_was_put_onto_the_model_stands_in_the_parameters_as_a1111_writes_it() -> None:
     one = job(vae="mse", loras=(("ink", 0.8), ("wash", 1.0)), clip_skip=1, embeddings=("sunny",))
     text = images.infotext(

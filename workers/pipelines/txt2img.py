@@ -1,13 +1,18 @@
-"""Text to image with the Stable Diffusion pipeline of diffusers."""
+"""Text to image with the Stable Diffusion pipeline of diffusers, in one pass or two."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from PIL import Image
 
 from shared.images import Pixels
+from shared.jobs import scaled
 from workers.batches import Item
 from workers.loaded import Loaded
 from workers.pipelines import call
+
+LANCZOS = Image.Resampling.LANCZOS
 
 
 @torch.inference_mode()
@@ -20,4 +25,22 @@ def txt2img(items: Sequence[Item], model: Loaded, on_step: call.OnStep) -> list[
         width=job.width,
         height=job.height,
     ).images
-    return call.to_pixels(images)
+    pictures = call.to_pixels(images)
+    return _drawn_on(items, pictures, model, on_step) if job.hires_steps else pictures
+
+
+def _drawn_on(
+    items: Sequence[Item], pictures: Sequence[Pixels | None], model: Loaded, on_step: call.OnStep
+) -> list[Pixels | None]:
+    """The second pass: the pictures, scaled up, are what image to image begins with; the same noise as in the first."""
+    job, pipeline = items[0].job, model.further["img2img"]
+    nothing = np.zeros((job.height, job.width, 3), np.uint8)
+    size = scaled(job.width, job.hires_scale), scaled(job.height, job.hires_scale)
+    starts = [np.asarray(Image.fromarray(nothing if p is None else p).resize(size, LANCZOS)) for p in pictures]
+    images = pipeline(
+        **call.arguments(items, model, pipeline, on_step) | {"num_inference_steps": job.hires_steps},
+        generator=call.generators(items),
+        image=call.to_floats(starts),
+        strength=job.hires_strength,
+    ).images
+    return [None if before is None else after for before, after in zip(pictures, call.to_pixels(images), strict=True)]
