@@ -31,6 +31,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "hires_scale": ("hr_scale", "hires_upscale"),
     "hires_steps": ("hr_second_pass_steps",),
     "hires_strength": (),
+    "safety_checker": (),
     "output_format": ("image_format", "format"),
     "quality": ("jpeg_quality",),
     "post": ("post_processing",),

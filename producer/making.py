@@ -1,18 +1,19 @@
 """A job from the cells that its kind has a use for; empty ones are the model's defaults, or the job's own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from producer import columns, formats, sizes
-from producer.cells import decimal, text, whole
+from producer import columns, extras, formats, sizes
+from producer.cells import decimal, whole
 from producer.edit_columns import MOST_PIXELS, PARSERS, expand, one_mask
+from producer.extras import STEPS, too_weak
 from producer.faults import BadCell
 from producer.kinds import EXPANDS
 from producer.sizes import Margins, Size
 from producer.template import EDITED, HOLE, Cells, Template, template
-from shared import embeddings, families, jobs, post
+from shared import families, jobs, post
 from shared.catalog import Catalog, Defaults, Limits, Model
 from shared.families import FAMILIES
 from shared.headers import Facts
@@ -20,12 +21,7 @@ from shared.schedulers import SCHEDULERS, sampler_of
 from shared.settings import Settings
 
 ANY_SIZE = Limits(min_size=8, max_size=1 << 16, multiple_of=1)  # while the row's model is not known
-STEPS = "num_inference_steps"
 NO_STEPS: tuple[str, ...] = ()
-NO_LORAS: tuple[jobs.Lora, ...] = ()
-SECOND = ("prompt_2", "negative_prompt_2")
-HIRES = ("hires_scale", "hires_steps", "hires_strength")
-HIRES_STRENGTH = jobs.Txt2Img.model_fields["hires_strength"].default
 LEAST_SIDE = 8  # pixels
 MASKED = ("inpaint", "outpaint", "mask_edit")
 FREE_OF_PROMPT = ("outpaint", "segment")  # they may go without
@@ -75,7 +71,8 @@ class _Maker:
         plain = self._plain()
         values |= self._diffusion(plain.get("action", "")) | plain
         if self.ask.kind == "txt2img":
-            values |= self._hires(values)
+            limits = self.catalog.models[values["model"]].limits
+            values |= extras.hires(self.reading, values, limits)
         self._check_steps(values)
         self._check_strength(values)
         return values | self._format(values)
@@ -139,45 +136,9 @@ class _Maker:
             "seed": 0,
             "num_images_per_prompt": get("num_images_per_prompt", 1, whole, 1, images),
             "post": get("post", NO_STEPS, self._post),
-            "vae": vae.name if (vae := get("vae", None, columns.added, self.catalog, "vae", model)) else "",
-            "loras": get("loras", NO_LORAS, columns.loras, self.catalog, model),
-            **(second := {column: self._second(column, model) for column in SECOND}),
-            "embeddings": self._embeddings(model, second.values()),
-            "clip_skip": get("clip_skip", 0, whole, 0, jobs.MOST_CLIP_SKIP),
+            **extras.beside(self.reading, self.catalog, model, self.settings),
             **self._size(model.name, defaults, limits),
         }
-
-    def _hires(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The second pass of a picture, where the row asks for one."""
-        get, read = self.reading.get, self.reading
-        scale = get("hires_scale", 1.0, decimal, 1, jobs.MOST_HIRES)
-        if scale == 1:
-            for column in HIRES[1:]:
-                if column in read.cells:
-                    read.useless(column, read.cells[column], "because hires_scale is empty")
-            return {}
-        steps = get("hires_steps", values[STEPS], whole, 1, jobs.MOST_STEPS)
-        strength = get("hires_strength", HIRES_STRENGTH, decimal, 0, 1)
-        if int(steps * strength) < 1:
-            read.refuse("hires_strength", read.cells.get("hires_strength", ""), _too_weak(steps))
-        made = {"hires_scale": scale, "hires_steps": steps, "hires_strength": strength}
-        limits = self.catalog.models[values["model"]].limits
-        for side in {jobs.scaled(values[name], scale) for name in ("width", "height")}:
-            read.read("hires_scale", 0, columns.size, str(side), limits, values["model"])
-        return made
-
-    def _second(self, column: str, model: Model) -> str:
-        """A text for the second text encoder, where there is one."""
-        cell = self.reading.cells.get(column, "")
-        if cell and families.base_of(model.family) != "sdxl":
-            self.reading.useless(column, cell, f"because model {model.name!r} has one text encoder")
-        return self.reading.get(column, "", text, self.settings.max_prompt_chars)
-
-    def _embeddings(self, model: Model, texts: Iterable[str]) -> tuple[str, ...]:
-        """What the row's texts name: those of its own are in a cell, those that rows share are looked through here."""
-        named = embeddings.finder(self.catalog.of("embeddings").keys())("\n".join(texts))
-        cell = ";".join(filter(None, (self.reading.cells.get("embeddings", ""), *named)))
-        return self.reading.read("embeddings", (), columns.embeddings, cell, self.catalog, model) if cell else ()
 
     def _post(self, cell: str) -> tuple[str, ...]:
         steps = columns.post(cell)
@@ -219,7 +180,7 @@ class _Maker:
             return
         steps, strength = values[STEPS], values.get("strength", self.fields["strength"].default)
         if int(steps * strength) < 1:
-            self.reading.refuse("strength", self.reading.cells.get("strength", ""), _too_weak(steps))
+            self.reading.refuse("strength", self.reading.cells.get("strength", ""), too_weak(steps))
 
     def _format(self, values: Mapping[str, Any]) -> dict[str, Any]:
         get, facts = self.reading.get, self.ask.facts
@@ -294,7 +255,3 @@ class _Maker:
             self.reading.refuse(column, "", BadCell(expected, found=found))
             return Margins()
         return margins
-
-
-def _too_weak(steps: int) -> BadCell:
-    return BadCell(f"a strength of which {steps} steps leave one at least: from {1 / steps:.3g}")

@@ -180,6 +180,8 @@ def _of_folder(folder: Path) -> Found:
         return Found(_of_pipeline(folder, str(index.get("_class_name", ""))))
     if config.get("model_type") == "clipseg":
         return Found("clipseg")
+    if "StableDiffusionSafetyChecker" in config.get("architectures", ()):
+        return Found("safety")
     if config.get("_class_name") == "AutoencoderKL":
         return Found("vae")
     checkpoints = [path for path in folder.iterdir() if path.suffix in (".pth", ".safetensors")]

@@ -37,6 +37,10 @@ class BadImage(PixelmillError):
     """The model returned a picture that must not count as done (NaN, black or flat)."""
 
 
+class UnsafeImage(BadImage):
+    """A safety checker holds the picture back."""
+
+
 class LeaseLost(PixelmillError):
     """Another worker holds this shard now, or its run is gone; nothing may be committed."""
 

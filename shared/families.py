@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Diffusion = Literal["sd15", "sd15-inpaint", "sd2", "sd2-inpaint", "sdxl", "sdxl-inpaint"]
-Name = Literal[Diffusion, "vae", "lora", "embedding", "sam", "clipseg"]
+Name = Literal[Diffusion, "vae", "lora", "embedding", "safety", "sam", "clipseg"]
 Base = Literal["sd15", "sd2", "sdxl"]  # what an autoencoder, a LoRA or a textual inversion belongs to
 
 
@@ -33,6 +33,7 @@ FAMILIES: dict[Name, Family] = {
     "vae": Family("vae", "an autoencoder"),
     "lora": Family("loras", "a LoRA"),
     "embedding": Family("embeddings", "a textual inversion"),
+    "safety": Family("safety_checker", "a safety checker"),
     "sam": Family("mask_model", "Segment Anything"),
     "clipseg": Family("mask_text_model", "CLIPSeg"),
 }

@@ -55,6 +55,7 @@ class _Diffusion(_Output):
     vae: str = ""  # an autoencoder in the place of the model's own
     loras: tuple[Lora, ...] = ()
     embeddings: tuple[str, ...] = ()  # textual inversions that its texts name
+    safety_checker: str = ""  # a model that holds pictures back; empty: none does
     clip_skip: Annotated[int, Field(ge=0, le=MOST_CLIP_SKIP)] = 0  # last layers of the text encoder that are left out
 
 
@@ -193,7 +194,7 @@ def identity_fields(identities: Mapping[str, str]) -> dict[str, str]:
 
 def models(job: Job) -> dict[str, str]:
     """The models that a job needs, by the field that names them; the first one makes the picture."""
-    roles = ("model", "vae", "mask_model", "mask_text_model")
+    roles = ("model", "vae", "mask_model", "mask_text_model", "safety_checker")
     named = {role: name for role in roles if (name := getattr(job, role, ""))}
     named |= {f"lora_{i}": name for i, (name, _) in enumerate(getattr(job, "loras", ()))}
     return named | {f"embedding_{i}": name for i, name in enumerate(getattr(job, "embeddings", ()))}
@@ -234,7 +235,7 @@ def batch_key(job: Job) -> tuple[Any, ...]:
         job.scheduler,
         guided,
     )
-    common += (job.vae, job.loras, job.embeddings, job.clip_skip)
+    common += (job.vae, job.loras, job.embeddings, job.clip_skip, job.safety_checker)
     if isinstance(job, Txt2Img):
         return (*common, job.hires_scale, job.hires_steps, job.hires_strength)
     if isinstance(job, Img2Img):

@@ -96,6 +96,12 @@ def _embedding(entry: catalog.Model, _on: torch.device) -> Resident:
     return added.load_embedding(entry)
 
 
+def _safety(entry: catalog.Model, on: torch.device) -> Resident:
+    from workers import safety  # noqa: PLC0415
+
+    return safety.load(entry, on)
+
+
 def _sam(entry: catalog.Model, on: torch.device) -> Resident:
     from workers import sam  # noqa: PLC0415
 
@@ -126,6 +132,7 @@ LOADERS: dict[str, Callable[[catalog.Model, torch.device], Resident]] = {
     "vae": _vae,
     "lora": _lora,
     "embedding": _embedding,
+    "safety": _safety,
     "sam": _sam,
     "clipseg": _clipseg,
 }

@@ -126,8 +126,20 @@ class ShardRun:
         drawn = batches.filled(_drawn(ready))
         if drawn and isinstance(model, Loaded):
             dress.dress(model, drawn[0].job, self.host.models.get)
-        pictures = iter(RUNNERS[drawn[0].job.kind](drawn, model, self._on_step(drawn)) if drawn else ())
-        return [next(pictures) if _is_drawn(item) else None for item in ready]
+        pictures = RUNNERS[drawn[0].job.kind](drawn, model, self._on_step(drawn)) if drawn else []
+        if drawn and isinstance(model, Loaded):
+            pictures = self._without_unsafe(drawn, pictures)
+        found = iter(pictures)
+        return [next(found) if _is_drawn(item) else None for item in ready]
+
+    def _without_unsafe(self, drawn: Sequence[Item], pictures: Sequence[Pixels | None]) -> list[Pixels | None]:
+        if not drawn[0].job.safety_checker:
+            return [*pictures]
+        from workers import safety  # noqa: PLC0415  # it imports diffusers, which takes seconds
+
+        held = safety.held_back(drawn, pictures, self.host.models.get)
+        self.errors |= {key: (type(error).__name__, str(error)) for key, error in held.items()}
+        return [None if item.key in held else picture for item, picture in zip(drawn, pictures, strict=True)]
 
     def _fetch_ahead(self, items: Sequence[Item]) -> None:
         """The inputs of this batch and of the next one, while the model works."""
