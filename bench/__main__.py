@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench import effort, loop, machine, sam, scaling, storage, submit, table
+from bench import batching, effort, lone, loop, machine, sam, scaling, storage, submit, table, texts
 from bench import help as help_
 from bench.site import Site
 from bench.table import Part
@@ -20,6 +20,9 @@ PARTS: dict[str, Callable[[Site], Part]] = {
     "storage": storage.measure,
     "loop": loop.measure,
     "scaling": scaling.measure,
+    "batching": batching.measure,
+    "texts": texts.measure,
+    "lone": lone.measure,
     "sam": sam.measure,
 }
 

@@ -12,7 +12,7 @@ from shared.catalog import Model
 
 BATCH = 8  # the default of PIXELMILL_BATCH_IMAGES, and of the bare loop here
 WANTED_S = 24.0  # that a round of one worker takes
-FEWEST, MOST = 32, 256  # rows
+FEWEST, MOST = 32, 1024  # rows
 TRIAL_ROWS = 16
 
 
@@ -37,16 +37,16 @@ def model() -> Model:
     return entry
 
 
-def series(folder: Path, name: str, number: int, rows: int) -> Series:
+def series(folder: Path, name: str, number: int, rows: int, steps: int | None = None) -> Series:
     """New prompts and seeds for every number, so that nothing is taken from an earlier round."""
     run = f"{name}-{number}"
-    return Series(prompts.write_plain(folder / f"{run}.csv", rows, number), run, rows)
+    return Series(prompts.write_plain(folder / f"{run}.csv", rows, number, steps), run, rows)
 
 
-def warm(fleet: Fleet, folder: Path, name: str) -> float:
+def warm(fleet: Fleet, folder: Path, name: str, steps: int | None = None) -> float:
     """Two runs that nobody counts: the first loads the model. Seconds per picture of the second."""
-    fleet.make(series(folder, f"{name}-warm", 1000, 32).path, f"{name}-cold")
-    return fleet.make(series(folder, f"{name}-warm", 1001, TRIAL_ROWS).path, f"{name}-warm") / TRIAL_ROWS
+    fleet.make(series(folder, f"{name}-warm", 1000, 32, steps).path, f"{name}-cold")
+    return fleet.make(series(folder, f"{name}-warm", 1001, TRIAL_ROWS, steps).path, f"{name}-warm") / TRIAL_ROWS
 
 
 def rows_for(seconds_per_picture: float, quick: bool) -> int:

@@ -36,15 +36,28 @@ class Fleet:
     def make(self, path: Path, run: str) -> float:
         """Seconds from the first look at the file until all pictures are stored and all rows are done."""
         start = time.perf_counter()
+        count = self.submit(path, run)
+        self._wait(run, "finishing", "over")
+        seconds = time.perf_counter() - start
+        self.finish(run, count)  # so that its end files disturb no other measurement
+        return seconds
+
+    def submit(self, path: Path, run: str) -> int:
+        """What `produce --no-wait` does; how many rows there are."""
         request = Request(path, ReadOptions(), run)
         report = rows.check(path, request.options, self.catalog, self.settings)
         Submission(request, report, self.catalog, self.ledger, self.store).submit()
         dispatch.tick(self.ledger, self.store, self.app)
-        self._wait(run, "finishing", "over")
-        seconds = time.perf_counter() - start
-        self._wait(run, "over")  # so that its end files disturb no other measurement
-        self._must_be_done(run, report.rows)
-        return seconds
+        return report.rows
+
+    def finish(self, run: str, count: int) -> None:
+        """Wait for a run's end; so many rows must be done."""
+        self._wait(run, "over")
+        self._must_be_done(run, count)
+
+    def await_done(self, run: str, poll_s: float = 0.002) -> None:
+        """Until a run of one row has it stored, by the ledger."""
+        self._wait(run, "finishing", "over", poll_s=poll_s)
 
     def lines(self, run: str) -> Iterator[dict[str, Any]]:
         """The manifest of a run: one line per picture, in row order."""
@@ -63,7 +76,7 @@ class Fleet:
         self.app.close()
         self.ledger.redis.close()
 
-    def _wait(self, run: str, *states: str) -> None:
+    def _wait(self, run: str, *states: str, poll_s: float = POLL_S) -> None:
         closed, deadline = -1, 0.0
         while (facts := self.ledger.facts(run)).get("state") not in states:
             now = time.monotonic()
@@ -71,7 +84,7 @@ class Fleet:
                 closed, deadline = int(facts.get("done", 0)), now + STUCK_S
             if now > deadline or self.supervisor.poll() is not None:
                 raise PixelmillError(f"run {run} does not go on; its workers' log ends:\n{processes.tail(self.log)}")
-            time.sleep(POLL_S)
+            time.sleep(poll_s)
 
     def _must_be_done(self, run: str, wanted: int) -> None:
         counts = self.ledger.counts(run)

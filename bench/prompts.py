@@ -22,13 +22,14 @@ def texts(rng: random.Random) -> Iterator[str]:
         yield f"a {size} {color} {shape} {place} on a {ground} background"
 
 
-def write_plain(path: Path, rows: int, series: int) -> Path:
-    """Prompt and seed; everything else is the model's default. Another series, other prompts and seeds."""
+def write_plain(path: Path, rows: int, series: int, steps: int | None = None) -> Path:
+    """Prompt, seed, and steps unless they are the model's default, as all else is. Another series, other prompts and
+    seeds."""
     rng = random.Random(series)
     with path.open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(("prompt", "seed"))
-        table.writerows((text, rng.randrange(2**32)) for text in itertools.islice(texts(rng), rows))
+        table.writerow(("prompt", "seed", "steps"))
+        table.writerows((text, rng.randrange(2**32), steps) for text in itertools.islice(texts(rng), rows))
     return path
 
 

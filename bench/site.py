@@ -31,6 +31,7 @@ class Recipe:
     workers: int = 1
     module: str = "workers"
     env: tuple[tuple[str, str], ...] = ()
+    name: str = ""  # tells apart fleets that are alike otherwise
 
 
 class Site:

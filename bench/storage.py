@@ -15,7 +15,7 @@ ROWS, QUICK_ROWS = 1024, 64
 PUTS_PER_ROW = 0.5
 LOOPS_PER_ROW = 0.1
 BODIES = 64
-GOAL_PUTS = 0.8
+GOAL_PUTS = 0.9
 GOAL_LOOP = 5.0
 CATALOG = """\
 default = "null"
@@ -34,7 +34,7 @@ scheduler = "dpmpp_2m"
 
 def measure(site: Site) -> Part:
     """One worker, one thread. Each round: the system, then bare boto3, then the plain loop."""
-    fleet = site.fleet(Recipe(module="bench.null_host", env=(("PIXELMILL_MODELS", str(_catalog(site.folder))),)))
+    fleet = site.fleet(recipe(site.folder))
     rows = QUICK_ROWS if site.quick else ROWS
     bucket, bodies = Bucket(fleet.settings), _warm(fleet, site.folder)
     puts, loops, costs = [], [], []
@@ -53,6 +53,11 @@ def measure(site: Site) -> Part:
     system, bare = costs[-2:]
     profile = [f"CPU of the system, ms per picture: {system}", f"CPU of bare puts: {bare}", stages]
     return _part(puts, loops, profile, mean(map(len, bodies)))
+
+
+def recipe(folder: Path) -> Recipe:
+    """One worker that holds the null model, and a catalog that knows no other."""
+    return Recipe(module="bench.null_host", env=(("PIXELMILL_MODELS", str(_catalog(folder))),))
 
 
 def _part(puts: list[tuple[float, float]], loops: list[tuple[float, float]], profile: list[str], size: float) -> Part:
@@ -84,8 +89,9 @@ def _stages(fleet: Fleet, run: str) -> str:
 
 
 def _catalog(folder: Path) -> Path:
-    """A models.toml whose only model is an empty folder."""
-    empty, path = folder / "null-model", folder / "null.toml"
-    empty.mkdir(exist_ok=True)
-    path.write_text(CATALOG.format(folder=empty, identity=catalog.identity(empty)))
+    """A models.toml whose only model is a folder with nothing to load."""
+    nothing, path = folder / "null-model", folder / "null.toml"
+    nothing.mkdir(exist_ok=True)
+    (nothing / "weights").write_text("none")
+    path.write_text(CATALOG.format(folder=nothing, identity=catalog.identity(nothing)))
     return path

@@ -21,9 +21,9 @@ ROWS, QUICK_ROWS = 1_000_000, 20_000
 FEW_ROWS = 1_000
 MESSAGES = 4_000
 PROFILED_ROWS = 50_000
-GOAL_RATE = 20_000
+GOAL_RATE = 60_000
 GOAL_RATIO = 20.0
-GOAL_MIB = 30.0
+GOAL_MIB = 16.0
 GOAL_BYTES = 60.0
 SETTLE_S = 1.5  # until the broker has written its log and let its buffers go
 
