@@ -167,6 +167,12 @@ def test_a_model_that_is_here_is_not_asked_for_again(store: Store, cache: Cache,
     assert entry.is_fetched
 
 
+def test_a_local_model_has_nothing_to_do_with_the_cache(cache: Cache, tmp_path: Path) -> None:
+    written(tmp_path / "local")
+    cache.bring(listed(cache.folder, tmp_path, path="local"))
+    assert not cache.folder.exists()
+
+
 def test_who_watches_is_told_how_far_it_is_and_that_it_is_over(store: Store, folder: Path, tmp_path: Path) -> None:
     told: list[str] = []
     cache = Cache(store, folder, lambda: None, told.append)

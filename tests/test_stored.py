@@ -72,6 +72,7 @@ def test_the_models_that_ship_say_their_families_from_the_storage_too(store: Sto
     for name in ("demo-sam", "demo-clipseg"):
         entry = catalog.load().models[name]
         place = put_folder(store, entry.path, name)
+        put(store, {"older/sam.pth": b"in a folder of its own, which is not looked into"}, name)
         assert recognition.look(Stored(store, place)).family == entry.family
 
 
