@@ -173,7 +173,7 @@ def judge_races(winners: Iterable[int], writers: int) -> Finding:
 
 def judge_model(model: Model, found: str | None, workers: Mapping[str, Any] | None) -> Finding:
     """`found`: the identity of the files on this host, None if there are none. `workers`: None if nobody was asked."""
-    check, name, path = f"model {model.name}", model.name, model.path
+    check, name, path = f"model {model.name}", model.name, model.location
     if found is not None and found != model.identity:
         what = f"the files in {path} have identity {found}, the catalog says {model.identity}"
         return Finding(check, "FAILED", what, "put the right files there, or this identity into models.toml")

@@ -235,7 +235,7 @@ def _workers(known: Settings, ledger: Ledger) -> Generator[Finding, None, Mappin
 
 def _models(known: Settings, workers: Mapping[str, Any] | None) -> Iterator[Finding]:
     try:
-        models = catalog.load(known.models).models
+        models = catalog.load(known.models, known.model_folder).models
     except PixelmillError as error:
         yield Finding("models", "FAILED", _told(error, known))
         return
@@ -244,7 +244,7 @@ def _models(known: Settings, workers: Mapping[str, Any] | None) -> Iterator[Find
 
 
 def _model(model: Model, workers: Mapping[str, Any] | None) -> Finding:
-    files = model.files()
+    files = model.files() if model.is_fetched else {}
     return diagnosis.judge_model(model, catalog.identity_of(files) if files else None, workers)
 
 

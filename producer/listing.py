@@ -96,4 +96,5 @@ def _ask(question: str) -> bool:
 
 def _worker(name: str, facts: dict[str, Any]) -> str:
     problems = (f"; cannot serve {model}: {reason}" for model, reason in facts["problems"].items())
-    return f"  worker {name} on {facts['device']}" + "".join(problems)
+    fetching = f"; fetching {facts['fetching']}" if facts["fetching"] else ""
+    return f"  worker {name} on {facts['device']}{fetching}" + "".join(problems)

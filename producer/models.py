@@ -4,23 +4,28 @@ import json
 import os
 import re
 import tomllib
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from producer import follow, recognition
-from shared import catalog, settings
+from producer import follow, recognition, session
+from producer.stored import Place, Stored
+from shared import catalog, keys, remote, settings
 from shared.catalog import ADDED, DEFAULTS, NAME, VOCABULARY, Model
 from shared.errors import UsageError
 from shared.families import FAMILIES
+from shared.store import Store
 
 HEADER = ("model", "family", "default", "here", "path")
 
 
 def show_all(as_json: bool) -> int:
     """A line per model of the catalog."""
-    known = catalog.load(settings.load().models)
+    own = settings.load()
+    known = catalog.load(own.models, own.model_folder)
     found = [_facts(model, known.defaults) for model in known.models.values()]
     if as_json:
         print(json.dumps(found))
@@ -34,8 +39,8 @@ def _facts(model: Model, defaults: dict[str, str]) -> dict[str, Any]:
         "model": model.name,
         "family": model.family,
         "default": defaults.get(FAMILIES[model.family].column) == model.name,
-        "here": bool(model.files()),
-        "path": str(model.path),
+        "here": model.is_fetched and bool(model.files()),
+        "path": model.location,
         "identity": model.identity,
     }
 
@@ -44,46 +49,58 @@ def _cell(value: Any) -> str:
     return {True: "yes", False: "no"}.get(value, str(value))
 
 
-def add(
-    path: Path, name: str | None, tokenizer: Path | None, config: Path | None, base: str | None, default: bool
-) -> int:
-    """Look at a model's files, and write its entry into the file that PIXELMILL_MODELS names.
-
-    Raises UsageError for files that are no model of a known family, and for a name that is taken.
-    """
+def add(path: str, name: str | None, tokenizer: str | None, config: str | None, base: str | None, default: bool) -> int:
+    """Look at a model's files, on this host or in the storage, and write its entry into the file that PIXELMILL_MODELS
+    names. Raises UsageError for files that are no model of a known family, and for a name that is taken."""
     target = settings.load().models
     if target is None:
         raise UsageError(
             "PIXELMILL_MODELS names no file to write to; export PIXELMILL_MODELS=models.toml and try again"
         )
-    name = name or _name_of(path)
+    store = cache(lambda: session.open_session(start=False).store)
+    place = _place(path, store)
+    words, described = (_place(text, store) if text else None for text in (tokenizer, config))
+    name = name or _name_of(place)
     _check_name(target, name)
-    for option, folder in (("--tokenizer", tokenizer), ("--config", config)):
-        if folder is not None and not folder.is_dir():
+    for option, folder in (("--tokenizer", words), ("--config", described)):
+        if folder and not folder.is_dir():
             raise UsageError(f"{option}: there is no folder {folder}")
-    found = recognition.look(path)
+    found = recognition.look(place)
     base = base or found.base
     if found.family == "lora" and base is None:
         print(f"warning: {path} does not say what it goes with; give --base, and rows are checked before they are sent")
     if found.family == "vae" and base is None:
         raise UsageError(f"{path}: found an autoencoder, which does not say what it goes with; give --base")
-    places = {"path": path}
-    if not path.is_dir() and found.family not in ADDED:
-        places["tokenizer"] = _tokenizer(path, tokenizer)
-    if not path.is_dir() and config:
-        places["config"] = config
-    resolved = {key: place.absolute() for key, place in places.items()}  # a link's own name has the suffix
-    entry = Model(name=name, family=found.family, identity="0" * 64, base=base, **resolved)
+    places = {"path": place}
+    if not place.is_dir() and found.family not in ADDED:
+        places["tokenizer"] = _tokenizer(place, words)
+    if not place.is_dir() and described:
+        places["config"] = described
+    lines = {"family": found.family, **({"base": base} if base else {})}
+    entry = Model(name=name, identity="0" * 64, **lines, **{key: _whole(place) for key, place in places.items()})
     default_key = _default_key(entry) if default else None
     print(f"hashing {path} ...", flush=True)
-    lines = {"family": found.family, **({"base": base} if base else {})}
-    lines |= {key: _from(target, place) for key, place in resolved.items()}
-    text = _text(name, lines | {"identity": catalog.identity_of(entry.files())})
+    lines |= {key: _from(target, place) for key, place in places.items()}
+    text = _text(name, lines | {"identity": _identity(entry, store)})
     with FileLock(target.with_name(f".{target.name}.lock")):
         _check_name(target, name)
         _write(target, text, default_key, name)
     print(f"added {name} ({found.family}) to {target}")
     return 0
+
+
+def _place(text: str, store: Callable[[], Store]) -> Place:
+    return Stored(store(), text) if text.startswith(keys.S3) else Path(text)
+
+
+def _whole(place: Place) -> str:
+    return str(place.absolute() if isinstance(place, Path) else place)  # a link's own name has the suffix
+
+
+def _identity(entry: Model, store: Callable[[], Store]) -> str:
+    """What lies in the storage is read once, and not kept."""
+    there = remote.hashes(store(), remote.objects(entry, store())) if entry.remote else {}
+    return catalog.identity_by(catalog.hashes(entry.files()) | there)
 
 
 def _default_key(entry: Model) -> str:
@@ -103,12 +120,12 @@ def _check_name(target: Path, name: str) -> None:
         raise UsageError(f"pixelmill itself brings a model {name!r}; give this one another name with --name")
 
 
-def _name_of(path: Path) -> str:
+def _name_of(path: Place) -> str:
     stem = path.name if path.is_dir() else path.stem
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:64] or "model"
 
 
-def _tokenizer(path: Path, given: Path | None) -> Path:
+def _tokenizer(path: Place, given: Place | None) -> Place:
     folder = given or path.parent
     if not all((folder / name).is_file() for name in VOCABULARY):
         raise UsageError(
@@ -117,9 +134,11 @@ def _tokenizer(path: Path, given: Path | None) -> Path:
     return folder
 
 
-def _from(target: Path, place: Path) -> str:
+def _from(target: Path, place: Place) -> str:
     """A path as the catalog writes it: relative where it lies beside or below."""
-    folder = target.absolute().parent
+    if isinstance(place, Stored):
+        return str(place)
+    folder, place = target.absolute().parent, place.absolute()
     return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else place.as_posix()
 
 

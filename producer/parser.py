@@ -117,16 +117,15 @@ def _model_commands(models: argparse.ArgumentParser) -> None:
     models.set_defaults(path=None)
     commands = models.add_subparsers(title="commands", metavar="COMMAND")
     add = _command(commands, "add", "look at a model's files, and write its entry into the catalog", "models")
-    add.add_argument("path", metavar="PATH", type=Path, help="a folder of diffusers, or one .safetensors or .ckpt file")
-    add.add_argument("--name", help="what rows call it (default: the file's name)")
     add.add_argument(
-        "--tokenizer", metavar="DIR", type=Path, help="of a single file: where its vocab.json and merges.txt lie"
+        "path",
+        metavar="PATH",
+        help="a folder of diffusers, or one .safetensors or .ckpt file; or s3://bucket/key of one",
     )
+    add.add_argument("--name", help="what rows call it (default: the file's name)")
+    add.add_argument("--tokenizer", metavar="DIR", help="of a single file: where its vocab.json and merges.txt lie")
     add.add_argument(
-        "--config",
-        metavar="DIR",
-        type=Path,
-        help="of a single file: diffusers' descriptions of an unusual architecture",
+        "--config", metavar="DIR", help="of a single file: diffusers' descriptions of an unusual architecture"
     )
     add.add_argument(
         "--base", choices=("sd15", "sd2", "sdxl"), help="of an autoencoder or a LoRA: the models that it goes with"

@@ -1,15 +1,16 @@
 """Which family a model's files belong to, by their names and shapes alone: nothing is loaded, no code is run."""
 
+import io
 import json
 import pickle
 import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from shared.errors import UsageError
+from producer.stored import Place
+from shared.errors import PixelmillError, UsageError
 
 Shapes = Mapping[str, tuple[int, ...]]
 MOST_HEADER_BYTES = 100_000_000  # as safetensors itself allows
@@ -24,6 +25,7 @@ ENCODERS = {
 }
 OTHERS = {
     "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL",
+    "emb_params": "a textual inversion of no such model",
     "control_model.": "a ControlNet",
     "double_blocks.": "a model of the family Flux",
     "joint_blocks.": "a model of the family Stable Diffusion 3",
@@ -44,7 +46,7 @@ class Found(NamedTuple):
     base: str | None = None
 
 
-def look(path: Path) -> Found:
+def look(path: Place) -> Found:
     """What a folder or a single file is. Raises UsageError that says what was found instead."""
     if path.is_dir():
         return _of_folder(path)
@@ -53,7 +55,7 @@ def look(path: Path) -> Found:
     return of_tensors(path, shapes(path))
 
 
-def of_tensors(path: Path, found: Shapes) -> Found:
+def of_tensors(path: Place, found: Shapes) -> Found:
     """What a single file of these tensors is."""
     if any("hada_" in name or "lokr_" in name for name in found):
         raise UsageError(f"{path}: found a LoHa or LoKr; expected a LoRA")
@@ -84,23 +86,25 @@ def _reads_text(name: str) -> bool:
     return bool(re.search(r"attn2[._]to_k\.(?:lora_down|lora_A|lora\.down)\.(?:\w+\.)?weight$", name))
 
 
-def shapes(path: Path) -> Shapes:
+def shapes(path: Place) -> Shapes:
     """Every tensor's shape by name. Raises UsageError for what is no such file, or was cut off."""
     readers = {".safetensors": _safetensors, ".ckpt": _checkpoint, ".pt": _checkpoint, ".bin": _checkpoint}
     if path.suffix not in readers:
         raise UsageError(f"{path}: expected a folder, or a file that ends with {' or '.join(readers)}")
     try:
         return readers[path.suffix](path)
-    except UsageError:
+    except PixelmillError:
         raise
     except Exception as error:  # hostile files find ways that nobody thinks of
         raise UsageError(f"{path}: cannot be read as {path.suffix}: {type(error).__name__}: {error}") from error
 
 
-def _safetensors(path: Path) -> Shapes:
+def _safetensors(path: Place) -> Shapes:
     with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
         length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(MOST_HEADER_BYTES, path.stat().st_size):
+        if not 2 <= length <= min(MOST_HEADER_BYTES, size):
             raise UsageError(f"{path}: it does not begin as a safetensors file does")
         try:
             header = json.loads(file.read(length))
@@ -110,10 +114,8 @@ def _safetensors(path: Path) -> Shapes:
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
             raise UsageError(f"{path}: its header is no safetensors header: {error}") from error
     expected = 8 + length + end
-    if path.stat().st_size != expected:
-        raise UsageError(
-            f"{path}: found {path.stat().st_size:,} bytes, its header speaks of {expected:,}; get the file again"
-        )
+    if size != expected:
+        raise UsageError(f"{path}: found {size:,} bytes, its header speaks of {expected:,}; get the file again")
     return found
 
 
@@ -147,9 +149,9 @@ def _data(data: Any, *_more: Any) -> Any:
     return data
 
 
-def _checkpoint(path: Path) -> Shapes:
+def _checkpoint(path: Place) -> Shapes:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as whole, zipfile.ZipFile(whole) as archive:
             (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if archive.getinfo(name).file_size > MOST_PICKLE_BYTES:
                 raise pickle.UnpicklingError("its list of tensors is too long")
@@ -173,7 +175,7 @@ def _unpickled(file: IO[bytes]) -> Mapping[str, Any]:
 # --- folders ---
 
 
-def _of_folder(folder: Path) -> Found:
+def _of_folder(folder: Place) -> Found:
     """By `model_index.json` or `config.json` (diffusers, transformers), or the one checkpoint (Segment Anything)."""
     index, config = _json(folder / "model_index.json"), _json(folder / "config.json") or {}
     if index is not None:
@@ -186,7 +188,7 @@ def _of_folder(folder: Path) -> Found:
         return Found("vae")
     checkpoints = [path for path in folder.iterdir() if path.suffix in (".pth", ".safetensors")]
     if len(checkpoints) == 1:
-        readers: dict[str, Callable[[Path], Shapes]] = {".pth": _checkpoint, ".safetensors": _safetensors}
+        readers: dict[str, Callable[[Place], Shapes]] = {".pth": _checkpoint, ".safetensors": _safetensors}
         if _any(readers[checkpoints[0].suffix](checkpoints[0]), "image_encoder."):
             return Found("sam")
     raise UsageError(
@@ -195,7 +197,7 @@ def _of_folder(folder: Path) -> Found:
     )
 
 
-def _of_pipeline(folder: Path, class_name: str) -> str:
+def _of_pipeline(folder: Place, class_name: str) -> str:
     stem = class_name.removesuffix("Pipeline").removesuffix("Img2Img").removesuffix("Inpaint")
     unet = _json(folder / "unet" / "config.json")
     if stem not in PIPELINES or unet is None:
@@ -208,13 +210,13 @@ def _of_pipeline(folder: Path, class_name: str) -> str:
     return _with_channels(folder, name, unet.get("in_channels", PLAIN))
 
 
-def _with_channels(path: Path, name: str, channels: int) -> str:
+def _with_channels(path: Place, name: str, channels: int) -> str:
     if channels not in (PLAIN, MASKED):
         raise UsageError(f"{path}: its UNet takes {channels} channels; expected {PLAIN}, or {MASKED} for inpainting")
     return name if channels == PLAIN else f"{name}-inpaint"
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _json(path: Place) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -32,6 +32,7 @@ COMMANDS = (
     f"SREM {keys.FINISHING} doctor",
     f"SMEMBERS {keys.FINISHING}",
     f"HDEL {keys.WORKERS} doctor",
+    f"GET {keys.fetching('doctor')}",
     "SET lock:dispatch doctor NX PX 1",
     f"EVALSHA {'0' * 40} 1 {RUN}",
     "SCRIPT LOAD return",
@@ -52,6 +53,8 @@ COMMANDS = (
 WORKER_COMMANDS = (
     "BRPOP interactive bulk 1",
     f"EXPIRE {keys.problems('doctor')} 60",
+    f"SET {keys.fetching('doctor')} none EX 60",
+    f"DEL {keys.fetching('doctor')}",
     "PUBLISH /0.celeryev/worker.heartbeat doctor",
 )
 

@@ -232,8 +232,9 @@ def _inherited_env() -> dict[str, str]:
 
 def _product_env(env: Mapping[str, str]) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name.startswith("PIXELMILL_")} | dict(env)
-    if own.get("PIXELMILL_MODELS"):
-        own["PIXELMILL_MODELS"] = str(Path(own["PIXELMILL_MODELS"]).absolute())  # the service runs in another folder
+    for name in ("PIXELMILL_MODELS", "PIXELMILL_MODEL_CACHE"):
+        if own.get(name):
+            own[name] = str(Path(own[name]).absolute())  # the service runs in another folder
     return own
 
 

@@ -3,12 +3,12 @@
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared import families
+from shared import families, keys
 from shared.errors import ModelError
 from shared.families import FAMILIES
 from shared.schedulers import SCHEDULERS
@@ -16,6 +16,7 @@ from shared.schedulers import SCHEDULERS
 SINGLE_FILES = (".safetensors", ".ckpt")
 NAME = r"[A-Za-z0-9._-]{1,64}"
 ADDED = ("vae", "lora", "embedding")  # families that go with a model, and are none themselves
+PLACES = ("path", "tokenizer", "config")
 VOCABULARY = ("vocab.json", "merges.txt")
 BUILT_IN = Path(__file__).with_name("models.toml")
 # The columns that name a model, and the key that says which one an empty cell means.
@@ -53,7 +54,11 @@ class Defaults(BaseModel):
 
 
 class Model(BaseModel):
-    """One entry: where the files lie, what they are, and the hash that names exactly these files."""
+    """One entry: where the files lie, what they are, and the hash that names exactly these files.
+
+    `path`, `tokenizer` and `config` may be given as s3://bucket/key. That is then kept in `remote`, and they stand for
+    where this host keeps what it fetched: in the cache, below a folder that the identity names, as `files` names it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,6 +69,7 @@ class Model(BaseModel):
     config: Path | None = None  # of a single file whose architecture is not its family's usual one
     base: families.Base | None = None  # of what is added to a model: the models that it goes with
     identity: str = Field(pattern=r"^[0-9a-f]{64}$")
+    remote: dict[str, str] = {}
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
 
@@ -76,6 +82,20 @@ class Model(BaseModel):
             return entry
         begun = {"defaults": family.defaults, "limits": family.limits}
         return entry | {name: values | _table(entry.get(name, {})) for name, values in begun.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_what_is_remote(cls, entry: dict[str, Any]) -> dict[str, Any]:
+        remote = {name: str(entry[name]) for name in PLACES if str(entry.get(name)).startswith(keys.S3)}
+        for name, place in remote.items():
+            if not keys.MODEL.fullmatch(place):
+                raise ValueError(
+                    f"{name}: found {place!r}; expected s3://bucket/folder or s3://bucket/file.safetensors"
+                )
+        suffix = PurePosixPath(remote.get("path", "")).suffix
+        kept = {"path": f"model{suffix}" if _is_single_file(entry.get("family"), suffix) else ""}
+        folder = Path(str(entry.get("identity")))
+        return entry | {name: folder / kept.get(name, name) for name in remote} | {"remote": remote}
 
     @model_validator(mode="after")
     def _has_a_tokenizer(self) -> Self:
@@ -93,9 +113,17 @@ class Model(BaseModel):
 
     @property
     def is_single_file(self) -> bool:
-        if self.family == "embedding":
-            return True
-        return self.path.suffix in SINGLE_FILES and (self.family in ADDED or FAMILIES[self.family].column == "model")
+        return _is_single_file(self.family, self.path.suffix)
+
+    @property
+    def location(self) -> str:
+        """Where its files lie, for people."""
+        return self.remote.get("path", str(self.path))
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether all that lies in the storage is on this host too."""
+        return all(getattr(self, place).exists() for place in self.remote)
 
     def files(self) -> dict[str, Path]:
         """Every file that the model consists of, by a name that does not depend on where it lies."""
@@ -136,11 +164,14 @@ class Catalog(BaseModel):
         return {name: model for name, model in self.models.items() if FAMILIES[model.family].column == column}
 
 
-def load(overlay: Path | None = None) -> Catalog:
-    """The built-in entries and, over them, those of `overlay`. Raises ModelError that names file and entry."""
-    defaults, models = _read(BUILT_IN)
+def load(overlay: Path | None = None, cache: Path = Path()) -> Catalog:
+    """The built-in entries and, over them, those of `overlay`. Raises ModelError that names file and entry.
+
+    `cache`: where this host keeps what lies in the storage; of no interest to those who read no files.
+    """
+    defaults, models = _read(BUILT_IN, cache)
     if overlay is not None:
-        own_defaults, own_models = _read(overlay)
+        own_defaults, own_models = _read(overlay, cache)
         defaults, models = defaults | own_defaults, models | own_models
     known = Catalog(defaults=defaults, models=models)
     for column, key in DEFAULTS.items():
@@ -159,12 +190,22 @@ def identity(folder: Path) -> str:
 
 def identity_of(files: Mapping[str, Path]) -> str:
     """The same of files by name."""
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        with files[name].open("rb") as file:
-            file_hash = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{name}\n{file_hash}\n".encode())
-    return digest.hexdigest()
+    return identity_by(hashes(files))
+
+
+def identity_by(found: Mapping[str, str]) -> str:
+    """The same of files' hashes by name."""
+    lines = (f"{name}\n{found[name]}\n" for name in sorted(found))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def hashes(files: Mapping[str, Path]) -> dict[str, str]:
+    """Each file's SHA-256 (hex)."""
+    found = {}
+    for name, path in files.items():
+        with path.open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def below(folder: Path) -> dict[str, Path]:
@@ -172,11 +213,16 @@ def below(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
 
+def _is_single_file(family: Any, suffix: str) -> bool:
+    whole = family in ADDED or family in families.of_column("model")
+    return family == "embedding" or (suffix in SINGLE_FILES and whole)
+
+
 def _table(values: Any) -> dict[str, Any]:
     return values.model_dump(exclude_unset=True) if isinstance(values, BaseModel) else values
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Model]]:
+def _read(path: Path, cache: Path) -> tuple[dict[str, str], dict[str, Model]]:
     """Default names by column, and the entries."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -188,13 +234,14 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Model]]:
     entries = table.get("models", {})
     if not all(isinstance(name, str) for name in defaults.values()) or not isinstance(entries, dict):
         raise ModelError(f'{path}: expected default = "NAME" and tables [models.NAME]')
-    return defaults, {name: _model(path, name, entry) for name, entry in entries.items()}
+    return defaults, {name: _model(path, name, entry, cache) for name, entry in entries.items()}
 
 
-def _model(path: Path, name: str, entry: dict[str, Any]) -> Model:
+def _model(path: Path, name: str, entry: dict[str, Any], cache: Path) -> Model:
     try:
         model = Model(name=name, **entry)
     except (ValidationError, TypeError) as error:
         raise ModelError(f"{path}: [models.{name}]: {error}") from error
-    places = {"path": model.path, "tokenizer": model.tokenizer, "config": model.config}
-    return model.model_copy(update={name: path.parent / place for name, place in places.items() if place})
+    places = {name: place for name in PLACES if (place := getattr(model, name))}
+    roots = {name: cache if name in model.remote else path.parent for name in places}
+    return model.model_copy(update={name: roots[name] / place for name, place in places.items()})

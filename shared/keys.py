@@ -88,6 +88,17 @@ def split_s3_input(name: str) -> tuple[str, str, str]:
     return bucket, key, etag
 
 
+# --- storage: models, wherever their owner has put them ---
+
+MODEL = re.compile(r"s3://[^/\s]+/[^/].*")
+
+
+def split_s3(location: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key`, without a slash at the end."""
+    bucket, _, key = location.removeprefix(S3).partition("/")
+    return bucket, key.rstrip("/")
+
+
 # --- Redis: the ledger, a cache that can be rebuilt from the storage ---
 
 WORKERS = "workers"  # hash: worker name -> what it announced last
@@ -104,6 +115,11 @@ def lane(name: str) -> str:
 def problems(worker: str) -> str:
     """A hash that expires: model -> why this worker cannot load it."""
     return f"worker:{worker}:problems"
+
+
+def fetching(worker: str) -> str:
+    """A text that expires: which model this worker fetches from the storage, and how far it is."""
+    return f"worker:{worker}:fetching"
 
 
 def last_model(name: str) -> str:

@@ -8,6 +8,7 @@ from shared.broker import Broker, ms
 
 LIVE_S = 30.0  # after its last announcement
 FORGOTTEN_AFTER_S = 3600.0
+FETCHING_S = 60
 
 
 class Roster(Broker):
@@ -20,6 +21,13 @@ class Roster(Broker):
     def cannot_serve(self, worker: str, model: str, reason: str) -> None:
         """A worker that failed to load a model does not get its shards for a minute."""
         self._pipe([("hset", keys.problems(worker), {model: reason}), ("expire", keys.problems(worker), 60)])
+
+    def fetching(self, worker: str, what: str) -> None:
+        """What a worker fetches from the storage, said again within FETCHING_S while it does. Empty: it is over."""
+        if what:
+            self._call("set", keys.fetching(worker), what, ex=FETCHING_S)
+        else:
+            self._call("delete", keys.fetching(worker))
 
     def retire(self, worker: str) -> None:
         self._call("hdel", keys.WORKERS, worker)
@@ -34,4 +42,5 @@ class Roster(Broker):
         live = {name: facts for name, facts in known.items() if facts["seen_ms"] >= oldest}
         for name, facts in live.items():
             facts["problems"] = self._call("hgetall", keys.problems(name))
+            facts["fetching"] = self._call("get", keys.fetching(name)) or ""
         return live

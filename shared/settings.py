@@ -1,5 +1,6 @@
 """All settings in one value, read from `PIXELMILL_*`; the same in the local stack, in compose and in a fleet."""
 
+import os
 import re
 import ssl
 from pathlib import Path
@@ -29,6 +30,7 @@ class Settings(BaseSettings):
     s3_ca: Path | None = None  # as redis_ca, of the storage; None: those that boto3 brings
 
     models: Path | None = None  # a models.toml laid over the built-in catalog
+    model_cache: Path | None = None  # a folder for models from the storage; None: see `model_folder`
     devices: str = ""  # "cuda:0,cuda:2" or "cpu"; empty: every CUDA device, else the CPU
     threads: int = Field(0, ge=0)  # CPU threads per worker; 0: cores / workers
     batch_images: int = Field(8, ge=1, le=256)  # images in one model call, at most
@@ -83,6 +85,12 @@ class Settings(BaseSettings):
         if self.s3_ca and self.s3_endpoint.startswith("http://"):
             raise ValueError("s3_ca is set; expected an s3_endpoint of https://, which encrypts")
         return self
+
+    @property
+    def model_folder(self) -> Path:
+        """Where this host keeps the models that it fetched from the storage."""
+        user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        return self.model_cache or Path(user) / "pixelmill" / "models"
 
     @property
     def redis_tls(self) -> bool:

@@ -35,6 +35,7 @@ class Entry:
 
     key: str
     size_bytes: int
+    etag: str  # without quotes
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,12 @@ class Store:
             return None
         return Stat(head["ETag"].strip('"'), head["ContentLength"])
 
-    def get_version(self, key: str, etag: str) -> bytes | None:
-        """The object as long as it is the version that this ETag names, else None."""
+    def get_version(self, key: str, etag: str, offset: int = 0, length: int | None = None) -> bytes | None:
+        """The object, or its bytes from `offset` on, as long as it is the version that this ETag names, else None."""
+        span = {} if length is None else {"Range": f"bytes={offset}-{offset + length - 1}"}
         try:
             with self._answering():
-                body: bytes = self._call("get_object", Key=key, IfMatch=f'"{etag}"')["Body"].read()
+                body: bytes = self._call("get_object", Key=key, IfMatch=f'"{etag}"', **span)["Body"].read()
         except Refused:  # of an object of its own, this says that it is gone as well
             return None
         except ClientError as error:
@@ -164,11 +166,15 @@ class Store:
         return True
 
     def list(self, prefix: str) -> Iterator[Entry]:
-        """Every object under a prefix, in key order."""
+        """Every object under a prefix, in key order; nothing if there is no such bucket."""
         token: dict[str, str] = {}
         while True:
-            page = self._call("list_objects_v2", Prefix=prefix, **token)
-            yield from (Entry(item["Key"], item["Size"]) for item in page.get("Contents", []))
+            try:
+                page = self._call("list_objects_v2", Prefix=prefix, **token)
+            except ClientError as error:
+                _raise_unless_absent(error)
+                return
+            yield from (Entry(item["Key"], item["Size"], item["ETag"].strip('"')) for item in page.get("Contents", []))
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}

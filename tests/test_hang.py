@@ -25,6 +25,19 @@ with hang.watched(2.0):
         threading.Event().wait(0.6)  # together longer than the watch allows one call
 threading.Event().wait(2.2)  # the watch is over
 """
+FETCHES = """
+import threading
+from workers import hang
+
+hang.still_alive()  # nobody watches: it begins no watch
+threading.Event().wait(0.1)
+with hang.watched(2.0):
+    for _ in range(4):
+        hang.still_alive()
+        threading.Event().wait(0.6)  # together longer than the watch allows
+hang.still_alive()
+threading.Event().wait(2.2)
+"""
 
 
 @pytest.mark.parametrize("call", ["time.sleep(60)", "ctypes.PyDLL(None).sleep(60)"], ids=["waits", "holds the lock"])
@@ -34,8 +47,9 @@ def test_a_call_that_never_returns_ends_its_process_and_says_where_it_hung(call:
     assert "model_call" in ended.stderr
 
 
-def test_calls_that_return_in_time_are_left_alone() -> None:
-    ended = python(RETURNS)
+@pytest.mark.parametrize("code", [RETURNS, FETCHES], ids=["calls", "a model is fetched"])
+def test_calls_that_return_in_time_are_left_alone(code: str) -> None:
+    ended = python(code)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 

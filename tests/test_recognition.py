@@ -96,7 +96,7 @@ def test_an_autoencoder_alone_is_known_and_needs_a_word_about_its_models(
 @pytest.mark.parametrize(
     ("name", "shape", "words"),
     [
-        ("emb_params", (2, 768), "found a textual inversion"),
+        ("emb_params", (2, 999), "found a textual inversion of no such model"),
         ("model.diffusion_model.input_blocks.0.0.weight", (320, 4, 3, 3), "found a UNet without a text encoder"),
         ("conditioner.embedders.0.model.ln_final.weight", (4,), "found the refiner"),
         ("double_blocks.0.img_attn.norm.key_norm.scale", (4,), "found a model of the family Flux"),

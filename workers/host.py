@@ -1,23 +1,27 @@
 """What a worker process has: its settings, ledger, storage, device and models; made once, passed on as one value."""
 
+import logging
 import os
 import socket
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 
 from shared import catalog, settings
-from shared.errors import LeaseLost
+from shared.errors import LeaseLost, Unreachable
 from shared.runs import Ledger
 from shared.settings import Settings
 from shared.store import Store
-from workers import device
+from workers import device, hang
 from workers.app import NAME
+from workers.cache import Cache
 from workers.inputs import Inputs
 from workers.models import Models
 from workers.prepare import Preparation
 from workers.quarantine import DRAIN
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Host:
 
     def must_drain(self) -> bool:
         """Whether the supervisor wants this process to end."""
-        return os.path.exists(os.environ.get(DRAIN, ""))
+        return _must_drain()
 
 
 class Draining(LeaseLost):
@@ -51,14 +55,34 @@ def host() -> Host:
     """The process's own; the first task makes it."""
     known = settings.load()
     chosen = device.open_device(known)
-    store = Store(known)
+    store, ledger = Store(known), Ledger(known)
+    name = os.environ.get(NAME, f"worker@{socket.gethostname()}")
+    kept = Cache(store, known.model_folder, _still_wanted, partial(_show, ledger, name))
     return Host(
-        name=os.environ.get(NAME, f"worker@{socket.gethostname()}"),
+        name=name,
         settings=known,
-        ledger=Ledger(known),
+        ledger=ledger,
         store=store,
         device=chosen,
-        models=Models(catalog.load(known.models), chosen, known.models_bytes),
+        models=Models(catalog.load(known.models, kept.folder), chosen, known.models_bytes, kept.bring),
         inputs=Inputs(store, known),
         fits={},
     )
+
+
+def _must_drain() -> bool:
+    return os.path.exists(os.environ.get(DRAIN, ""))
+
+
+def _still_wanted() -> None:
+    """Between two pieces of a model that is fetched, which may take longer than any model call."""
+    hang.still_alive()
+    if _must_drain():
+        raise Draining("this worker is asked to stop")
+
+
+def _show(ledger: Ledger, worker: str, what: str) -> None:
+    try:
+        ledger.fetching(worker, what)
+    except Unreachable as error:
+        log.debug("not shown: %s", error)

@@ -22,13 +22,17 @@ class Resident(Protocol):
     size_bytes: int
 
 
+Bring = Callable[[catalog.Model], None]  # has an entry's files on this host
+
+
 class Models:
     """What is loaded now. Raises ModelError when a model is absent, damaged, or not what the catalog says."""
 
-    def __init__(self, known: catalog.Catalog, on: torch.device, most_bytes: int):
+    def __init__(self, known: catalog.Catalog, on: torch.device, most_bytes: int, bring: Bring = lambda _: None):
         self.known = known
         self.device = on
         self.most_bytes = most_bytes
+        self.bring = bring
         self._loaded: OrderedDict[str, Resident] = OrderedDict()
 
     @property
@@ -50,6 +54,7 @@ class Models:
 
     def _load(self, name: str) -> Resident:
         entry = self._entry(name)
+        self.bring(entry)
         check_files(entry)
         self._make_room(sum(path.stat().st_size for path in entry.files().values()), keep=0)
         return LOADERS[entry.family](entry, self.device)
@@ -121,9 +126,10 @@ def check_files(entry: catalog.Model) -> None:
         raise ModelError(f"model {entry.name}: there is no {'file' if entry.is_single_file else 'folder'} {entry.path}")
     found = catalog.identity_of(files)
     if found != entry.identity:
+        again = "; delete what is there, and it is fetched again" if entry.remote else ""
         raise ModelError(
             f"model {entry.name}: the files in {entry.path} have identity {found}, the catalog says {entry.identity}; "
-            "the files were changed, or the catalog entry belongs to others"
+            f"the files were changed, or the catalog entry belongs to others{again}"
         )
 
 

@@ -137,7 +137,7 @@ class Supervisor:
         self.ledger = Ledger(settings)
         self.store = Store(settings)
         self.app = queue.make_app(settings)
-        self.catalog = catalog.load(settings.models)
+        self.catalog = catalog.load(settings.models, settings.model_folder)
         self._stop = threading.Event()
         self._announced_s: float | None = None
         self._beat_s = 0.0
@@ -218,7 +218,7 @@ class Supervisor:
             pause_s = FINISH_EVERY_S if good else FINISH_AGAIN_S
 
     def _announce(self, workers: list[Worker]) -> None:
-        models = [name for name, model in self.catalog.models.items() if model.path.exists()]
+        models = [name for name, model in self.catalog.models.items() if "path" in model.remote or model.path.exists()]
         for worker in workers:
             if worker.quarantined:
                 facts = {"device": worker.device, "models": [], "quarantined": worker.quarantined}
