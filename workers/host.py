@@ -22,8 +22,6 @@ from workers.quarantine import DRAIN
 
 @dataclass
 class Host:
-    """`fits`: images in the largest batch per (model, width, height) that fitted; it only ever shrinks."""
-
     name: str
     settings: Settings
     ledger: Ledger
@@ -31,7 +29,6 @@ class Host:
     device: torch.device
     models: Models
     inputs: Inputs
-    fits: dict[tuple[object, ...], int]
 
     @property
     def preparation(self) -> Preparation:
@@ -60,5 +57,4 @@ def host() -> Host:
         device=chosen,
         models=Models(catalog.load(known.models), chosen, known.models_bytes),
         inputs=Inputs(store, known),
-        fits={},
     )
