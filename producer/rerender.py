@@ -27,8 +27,9 @@ from shared.jobs import Row
 from shared.queue import INTERACTIVE
 
 Line = dict[str, Any]
-CONDITIONS = ("device", "threads", "batch_shape")
-NEEDED = {"row", "n", "key", "job", "job_id", "model", *CONDITIONS}
+RECORDED = ("device", "threads", "batch_shape")  # of every picture
+CONDITIONS = (*RECORDED, "memory")
+NEEDED = {"row", "n", "key", "job", "job_id", "model", *RECORDED}
 SUFFIX_CHARS = len(".again-") + 6
 ALONE = "its mask came out otherwise, which was perhaps found among others on its picture: how many is not recorded"
 
@@ -123,7 +124,8 @@ def row_of(line: Line, number: int, identities: dict[str, str]) -> Row:
     job = line["job"] | ({"seed": line["job"]["seed"] + line["n"]} if "seed" in line["job"] else {})
     job |= {"num_images_per_prompt": 1}
     shape = max(1, line["batch_shape"][0])  # 0: its input was kept, and no model ran
-    row = Row(row=number, line=number, cells={}, job=job, job_id=line["job_id"], batch_images=shape)
+    conditions = {"batch_images": shape, "memory": line.get("memory", ())}
+    row = Row(row=number, line=number, cells={}, job=job, job_id=line["job_id"], **conditions)
     own = {role: identities[name] for role, name in jobs.models(row.job).items()}
     return row.model_copy(update={"job_id": jobs.job_id(row.job.model_dump(), own)})
 
@@ -177,8 +179,10 @@ def judge(before: Line, after: Line, stored: Sequence[bytes | None], made: Seque
 def excuses(before: Line, after: Line, masks_equal: bool) -> list[str]:
     """Why two pictures of one job may differ by rounding."""
     alike = after["batch_shape"][0] == 0  # no model ran
-    names = [name for name in CONDITIONS if before[name] != after[name] and not (alike and name == "batch_shape")]
-    found = [f"{name.replace('_', ' ')} {after[name]}, recorded {before[name]}" for name in names]
+    pairs = {name: (after.get(name, "none"), before.get(name, "none")) for name in CONDITIONS}
+    if alike:
+        del pairs["batch_shape"]
+    found = [f"{name.replace('_', ' ')} {now}, recorded {then}" for name, (now, then) in pairs.items() if now != then]
     return found if masks_equal or "mask_model" not in before["job"] else [*found, ALONE]
 
 

@@ -59,6 +59,15 @@ class Broker:
             if taken:
                 _let_go(lock)
 
+    def note(self, key: str, text: str, lasts_s: float) -> None:
+        """Keep a text for a while."""
+        self._call("set", key, text, px=ms(lasts_s))
+
+    def noted(self, key: str) -> str | None:
+        """What `note` keeps, as long as it does."""
+        text: str | None = self._call("get", key)
+        return text
+
     def now_ms(self) -> int:
         """The broker's clock: the only one that leases know."""
         seconds, microseconds = self._call("time")

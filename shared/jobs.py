@@ -173,6 +173,7 @@ class Row(BaseModel):
     metadata: dict[str, str] = Field(default_factory=dict)  # columns that pixelmill does not know
     # Of a picture that is made again: it runs alone, repeated until the model call has so many images.
     batch_images: Annotated[int, Field(ge=1)] | None = None
+    memory: tuple[str, ...] = ()  # with it, what that call saved memory with
 
 
 def canonical_json(value: dict[str, Any]) -> str:

@@ -122,6 +122,11 @@ def fetching(worker: str) -> str:
     return f"worker:{worker}:fetching"
 
 
+def fit(*parts: object) -> str:
+    """A string that expires: what was found to fit into the memory of one kind of device, of one kind of model call."""
+    return "fit:" + ":".join(map(str, parts))
+
+
 def last_model(name: str) -> str:
     return f"lane:{name}:model"
 

@@ -202,7 +202,8 @@ def test_who_is_interrupted_while_pictures_are_made_again_leaves_nothing_of_them
 def test_a_row_that_asks_for_a_shape_runs_alone_and_fills_its_batch() -> None:
     line = {"row": 5, "n": 2, "job": JOB, "job_id": "0" * 64, "batch_shape": [3, 64, 64]}
     row = rerender.row_of(line, 1, {"null": "a" * 64})
-    assert (row.job.seed, row.job.num_images_per_prompt, row.batch_images) == (12, 1, 3)
+    assert (row.job.seed, row.job.num_images_per_prompt, row.batch_images, row.memory) == (12, 1, 3, ())
+    assert rerender.row_of({**line, "memory": ["vae_tiling"]}, 1, {"null": "a" * 64}).memory == ("vae_tiling",)
     wanted = batches.items([row, row])
     assert batches.first(wanted, 8) == wanted[:1]
     assert batches.filled(wanted[:1]) == wanted[:1] * 3
@@ -237,6 +238,7 @@ BEFORE = {"model": {"identity": "a"}, "device": "cpu", "threads": 1, "batch_shap
         ({}, [b"mask", b"mask"], "other pixels", "differs by at most 3 of 255 in 4,096 of 4,096 pixels, though device"),
         ({"device": "gpu"}, [b"mask", b"mask"], "", "device gpu, recorded cpu"),
         ({"batch_shape": [1, 64, 64]}, [b"mask", b"mask"], "", "batch shape [1, 64, 64], recorded [4, 64, 64]"),
+        ({"memory": ["vae_tiling"]}, [b"mask", b"mask"], "", "memory ['vae_tiling'], recorded none"),
         ({"batch_shape": [0, 64, 64]}, [b"mask", b"mask"], "other pixels", "differs"),  # no model ran
         ({"model": {"identity": "b"}}, [b"mask", b"mask"], "not made", "model b; expected a"),
         ({"job": {"mask_model": "eyes"}}, [b"mask", b"mask"], "other pixels", "differs"),

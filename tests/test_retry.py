@@ -12,7 +12,7 @@ from shared.errors import BadImage
 from shared.jobs import Row, Txt2Img, batch_key
 from shared.shards import Claim, Shard
 from workers import batches
-from workers.retry import Action, Bury, Halve, Isolate, decide, delay_s, is_broken_device
+from workers.retry import Action, Bury, Halve, Isolate, Save, decide, delay_s, is_broken_device
 from workers.shard import ShardRun
 
 
@@ -34,6 +34,23 @@ from workers.shard import ShardRun
 )
 def test_each_kind_of_error_has_one_answer(error: Exception, images: int, expected: Action) -> None:
     assert decide(error, images) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "images", "left", "expected"),
+    [
+        (MemoryError(), 2, ("tiles", "slices"), Halve()),
+        (MemoryError(), 1, ("tiles", "slices"), Save("tiles")),
+        (MemoryError(), 1, ("slices",), Save("slices")),
+        (MemoryError(), 1, (), Bury("OutOfMemory", "one image alone does not fit into the device's memory")),
+        (ValueError("bad"), 1, ("tiles",), Bury("ValueError", "bad")),
+        (ValueError("bad"), 2, ("tiles",), Isolate()),
+    ],
+)
+def test_memory_is_saved_where_one_image_alone_does_not_fit(
+    error: Exception, images: int, left: tuple[str, ...], expected: Action
+) -> None:
+    assert decide(error, images, left) == expected
 
 
 @pytest.mark.parametrize(

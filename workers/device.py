@@ -2,6 +2,7 @@
 
 import gc
 import os
+import socket
 
 import torch
 
@@ -21,6 +22,13 @@ def describe(device: torch.device) -> str:
     """As results name it: pixels are exact for one device kind and torch build."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{name}, torch {torch.__version__}"
+
+
+def memory_of(device: torch.device) -> str:
+    """Whose memory it is: equal for devices of one kind; that of a CPU is its host's own."""
+    if device.type != "cuda":
+        return f"{describe(device)}, {socket.gethostname()}"
+    return f"{describe(device)}, {torch.cuda.get_device_properties(device).total_memory >> 20} MiB"
 
 
 def dtype(device: torch.device) -> torch.dtype:

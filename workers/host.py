@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Host:
-    """`fits`: images in the largest batch per (model, width, height) that fitted; it only ever shrinks."""
-
     name: str
     settings: Settings
     ledger: Ledger
@@ -35,7 +33,6 @@ class Host:
     device: torch.device
     models: Models
     inputs: Inputs
-    fits: dict[tuple[object, ...], int]
 
     @property
     def preparation(self) -> Preparation:
@@ -66,7 +63,6 @@ def host() -> Host:
         device=chosen,
         models=Models(catalog.load(known.models, kept.folder), chosen, known.models_bytes, kept.bring),
         inputs=Inputs(store, known),
-        fits={},
     )
 
 

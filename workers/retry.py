@@ -1,5 +1,6 @@
 """Pure: what an exception means for the images that ran when it came."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.errors import BadImage
@@ -16,6 +17,13 @@ class Halve:
 
 
 @dataclass(frozen=True)
+class Save:
+    """Out of memory: the same image again, with this rung of workers.memory beside those that it has."""
+
+    rung: str
+
+
+@dataclass(frozen=True)
 class Isolate:
     """One image spoils its batch: run each alone."""
 
@@ -28,7 +36,7 @@ class Bury:
     error: str
 
 
-Action = Halve | Isolate | Bury
+Action = Halve | Save | Isolate | Bury
 
 
 def delay_s(tries: int) -> float:
@@ -36,13 +44,19 @@ def delay_s(tries: int) -> float:
     return min(FIRST_DELAY_S * 2.0**tries, LONGEST_DELAY_S)
 
 
-def decide(error: BaseException, images: int) -> Action:
-    """`images`: how many ran together."""
+def decide(error: BaseException, images: int, left: Sequence[str] = ()) -> Action:
+    """`images`: how many ran together; `left`: with what the model can still save memory."""
     if is_out_of_memory(error):
-        return Halve() if images > 1 else Bury("OutOfMemory", "one image alone does not fit into the device's memory")
+        return _smaller(images, left)
     if images > 1 and not isinstance(error, BadImage):
         return Isolate()
     return Bury(type(error).__name__, str(error) or type(error).__doc__ or "")
+
+
+def _smaller(images: int, left: Sequence[str]) -> Action:
+    if images > 1:
+        return Halve()
+    return Save(left[0]) if left else Bury("OutOfMemory", "one image alone does not fit into the device's memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -8,17 +8,19 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from shared import bury, jobs, keys, results, sheet
+from shared import bury, keys, results, sheet
 from shared.errors import Canceled, LeaseLost, ModelError, Paused, Unreachable
 from shared.images import Pixels, sprite
 from shared.jobs import Row, split_models
 from shared.shards import Claim, Outcome
 from shared.store import JSON_LINES
-from workers import batches, device, dress, finishing, hang, retry
+from workers import batches, device, dress, finishing, fits, hang, memory, retry
 from workers.batches import Item
+from workers.fits import Fit
 from workers.host import Draining, Host
 from workers.lease import Heartbeat
 from workers.loaded import Loaded
+from workers.memory import Rungs
 from workers.pipelines.runners import RUNNERS
 from workers.uploads import Uploads
 
@@ -73,60 +75,62 @@ class ShardRun:
         length = partial(_length, model)
         todo = sorted(todo, key=length)
         while todo:
-            batch = batches.first(todo, self._most(todo[0]), length)
+            fit = self._fit(todo[0], model)
+            batch = batches.first(todo, fit.images, length)
             todo = todo[len(batch) :]
             self._fetch_ahead([*batch, *todo[: len(batch)]])
-            self._render(batch, model, uploads)
+            self._render(batch, model, uploads, fit.saving)
 
     def _leave_out(self, items: Sequence[Item]) -> None:
         """The run is canceled: these will not be made."""
         reason = (results.CANCELED, "the run was canceled before this picture was made")
         self.errors = dict.fromkeys((item.key for item in items), reason) | self.errors
 
-    def _render(self, batch: Sequence[Item], model: Any, uploads: Uploads) -> None:
-        """One batch through the model, in smaller pieces where it has to be."""
+    def _render(self, batch: Sequence[Item], model: Any, uploads: Uploads, saving: Rungs) -> None:
+        """One batch through the model, in smaller pieces, or saving more memory, where it has to be."""
         self.check()
         self.host.ledger.mark_rows(self.claim, [item.row.row for item in batch])
-        action = self._try(batch, model, uploads)
-        if action is None:
-            return
+        action = self._try(batch, model, uploads, saving)
+        self._remember(batch, model, action, saving)
         if isinstance(action, retry.Bury):
             self.errors |= dict.fromkeys((item.key for item in batch), (action.error_type, action.error))
-        else:
+        elif isinstance(action, retry.Save):
+            self._render(batch, model, uploads, (*saving, action.rung))
+        elif action is not None:
             pieces = batches.halves(batch) if isinstance(action, retry.Halve) else [[item] for item in batch]
-            self._remember(batch, action)
             for piece in pieces:
-                self._render(piece, model, uploads)
+                self._render(piece, model, uploads, saving)
 
-    def _try(self, batch: Sequence[Item], model: Any, uploads: Uploads) -> retry.Action | None:
+    def _try(self, batch: Sequence[Item], model: Any, uploads: Uploads, saving: Rungs) -> retry.Action | None:
         # The traceback keeps tensors alive (pytorch#18853): only the error's meaning may outlive this function.
         start = time.perf_counter()
         try:
             with hang.watched(self.host.settings.hang_s):
                 ready, refused = self.host.preparation.prepare(batch)
                 hang.alive(self.host.settings.hang_s)
-                pictures = self._run(ready, model)
+                pictures = self._run(ready, model, saving)
         except (LeaseLost, ModelError, Unreachable):
             raise
         except Exception as error:
             if retry.is_broken_device(error):
                 raise  # no other call will do better
             log.warning("batch of %d: %s", len(batch), error, exc_info=True)
-            return retry.decide(error, len(batch))
+            return retry.decide(error, len(batch), _left(batch, model, saving))
         self.errors |= {key: (type(error).__name__, str(error)) for key, error in refused.items()}
         seconds = time.perf_counter() - start
         for item, pixels in zip(ready, pictures, strict=True):
-            uploads.add(item, pixels, self._made(ready, item, model, seconds))
+            uploads.add(item, pixels, self._made(ready, item, model, seconds, saving))
         self.finished += len(batch)
         self._show("")
         return None
 
-    def _run(self, ready: Sequence[Item], model: Any) -> list[Pixels | None]:
+    def _run(self, ready: Sequence[Item], model: Any, saving: Rungs = ()) -> list[Pixels | None]:
         """Through the model, all that it has to draw."""
         drawn = batches.filled(_drawn(ready))
         if drawn and isinstance(model, Loaded):
             dress.dress(model, drawn[0].job, self.host.models.get)
-        pictures = RUNNERS[drawn[0].job.kind](drawn, model, self._on_step(drawn)) if drawn else []
+        with memory.saving(model, saving):
+            pictures = RUNNERS[drawn[0].job.kind](drawn, model, self._on_step(drawn)) if drawn else []
         if drawn and isinstance(model, Loaded):
             pictures = self._without_unsafe(drawn, pictures)
         found = iter(pictures)
@@ -145,13 +149,15 @@ class ShardRun:
         """The inputs of this batch and of the next one, while the model works."""
         self.host.inputs.want(item.job for item in items)
 
-    def _made(self, batch: Sequence[Item], item: Item, model: Any, seconds: float) -> dict[str, Any]:
+    def _made(self, batch: Sequence[Item], item: Item, model: Any, seconds: float, saving: Rungs) -> dict[str, Any]:
         own = {} if item.ready is None else item.ready.seconds
+        drawn = batches.filled(_drawn(batch))
         return {
             "model": {"name": model.name, "identity": model.identity},
             "device": device.describe(self.host.device),
             "threads": device.threads(),
-            "batch_shape": [len(batches.filled(_drawn(batch))), item.job.height, item.job.width],
+            "batch_shape": [len(drawn), item.job.height, item.job.width],
+            **({"memory": list(saving)} if drawn and saving else {}),
             "seconds": {"batch": seconds, **own},
         }
 
@@ -182,13 +188,27 @@ class ShardRun:
 
     # --- memory ---
 
-    def _most(self, item: Item) -> int:
-        return self.host.fits.get(_fit_key(item), self.host.settings.batch_images)
+    def _fit(self, item: Item, model: Any) -> Fit:
+        if item.row.batch_images:  # made again as it was made then
+            return Fit(1, item.row.memory)
+        return fits.known(self.host.ledger, self._fit_key(item, model), self.host.settings.batch_images)
 
-    def _remember(self, batch: Sequence[Item], action: retry.Action) -> None:
-        if isinstance(action, retry.Halve):
+    def _remember(self, batch: Sequence[Item], model: Any, action: retry.Action | None, saving: Rungs) -> None:
+        """Smaller batches as soon as one did not fit; what saves memory once it was enough: a row may fit nowhere."""
+        if isinstance(action, retry.Halve | retry.Save):
             device.free_memory(self.host.device)
-            self.host.fits[_fit_key(batch[0])] = (len(batch) + 1) // 2
+        if isinstance(action, retry.Halve):
+            self._fits(batch[0], model, Fit((len(batch) + 1) // 2))
+        elif action is None and saving and not batch[0].row.batch_images:
+            self._fits(batch[0], model, Fit(1, saving))
+
+    def _fits(self, item: Item, model: Any, found: Fit) -> None:
+        known = self._fit(item, model)
+        if (least := fits.smaller(known, found)) != known:
+            fits.remember(self.host.ledger, self._fit_key(item, model), least)
+
+    def _fit_key(self, item: Item, model: Any) -> str:
+        return fits.key(item.job, model.identity, device.memory_of(self.host.device), _length(model, item))
 
     # --- storing ---
 
@@ -251,6 +271,11 @@ def _length(model: Any, item: Item) -> int:
     return model.texts.windows(item.job) if isinstance(model, Loaded) and hasattr(item.job, "prompt") else 1
 
 
+def _left(batch: Sequence[Item], model: Any, saving: Rungs) -> Rungs:
+    """What is made again is made as it was, or not at all."""
+    return () if batch[0].row.batch_images else memory.left(memory.ladder(model), saving)
+
+
 def _is_drawn(item: Item) -> bool:
     return item.ready is None or not item.ready.keep
 
@@ -270,7 +295,3 @@ def outcome(lines: Sequence[dict[str, Any]]) -> Outcome:
         dead=tuple(row for row, state in bad.items() if state == "dead"),
         images=sum(line["row"] not in bad for line in lines),
     )
-
-
-def _fit_key(item: Item) -> tuple[object, ...]:
-    return (next(iter(jobs.models(item.job).values())), item.job.width, item.job.height)

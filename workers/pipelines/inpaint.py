@@ -21,7 +21,7 @@ def inpaint(items: Sequence[Item], model: Loaded, on_step: call.OnStep) -> list[
     noise = call.generators(items)
     content: dict[str, Any] = {"image": pictures}
     if job.masked_content.startswith("latent") and pipeline.unet.config.in_channels == 4:
-        latents = _latents(pipeline, pictures, masks, job.masked_content, noise)
+        latents = _latents(model, pictures, masks, job.masked_content, noise)
         content = {"image": latents, "masked_image_latents": torch.zeros_like(latents)}  # only 9 channels look at it
     images = pipeline(
         **call.arguments(items, model, pipeline, on_step),
@@ -36,12 +36,13 @@ def inpaint(items: Sequence[Item], model: Loaded, on_step: call.OnStep) -> list[
 
 
 def _latents(
-    pipeline: Any, pictures: torch.Tensor, masks: torch.Tensor, content: str, generators: list[torch.Generator]
+    model: Loaded, pictures: torch.Tensor, masks: torch.Tensor, content: str, generators: list[torch.Generator]
 ) -> torch.Tensor:
     """The pictures as (N, 4, h, w) latents, with noise or nothing where the masks (N, 1, H, W) are 1."""
-    pixels = (pictures * 2 - 1).to(pipeline.device, pipeline.vae.dtype)
-    coded = [pipeline.vae.encode(p[None]).latent_dist.sample(g) for p, g in zip(pixels, generators, strict=True)]
-    known = torch.cat(coded) * pipeline.vae.config.scaling_factor
+    vae = model.pipeline.vae
+    pixels = (pictures * 2 - 1).to(model.device, vae.dtype)  # not the pipeline's, which may wait on the CPU
+    coded = [vae.encode(p[None]).latent_dist.sample(g) for p, g in zip(pixels, generators, strict=True)]
+    known = torch.cat(coded) * vae.config.scaling_factor
     anew = torch.zeros_like(known)
     if content == "latent_noise":
         anew = torch.stack([torch.randn(known.shape[1:], generator=generator) for generator in generators]).to(known)
