@@ -59,8 +59,9 @@ def hires(reading: Cells, values: Mapping[str, Any], limits: Limits) -> dict[str
     strength = reading.get("hires_strength", HIRES_STRENGTH, decimal, 0, 1)
     if int(steps * strength) < 1:
         reading.refuse("hires_strength", reading.cells.get("hires_strength", ""), too_weak(steps))
+    beyond = limits.model_copy(update={"max_size": 2 * limits.max_size})  # what it is for
     for side in {jobs.scaled(values[name], scale) for name in ("width", "height")}:
-        reading.read("hires_scale", 0, columns.size, str(side), limits, values["model"])
+        reading.read("hires_scale", 0, columns.size, str(side), beyond, values["model"])
     return {"hires_scale": scale, "hires_steps": steps, "hires_strength": strength}
 
 

@@ -353,6 +353,15 @@ def _demo_words() -> set[str]:
     return set(re.findall(r"[a-z]+", re.sub(r"{\w+}", " ", " ".join(phrases))))
 
 
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_the_examples_for_models_of_one_s_own_are_good_files(family: Any) -> None:
+    own = Model(name="mine", family=family, path=Path("mine"), identity="a" * 64)
+    path = Path(__file__).parents[1] / f"examples/{family}.csv"
+    report = rows.check(path, ReadOptions(), Catalog(defaults={"model": "mine"}, models={"mine": own}), Settings())
+    assert [str(fault) for fault in report.faults] == []
+    assert report.rows >= 8
+
+
 @pytest.mark.parametrize(
     ("prompt", "cell", "left", "loras"),
     [
