@@ -20,6 +20,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "height": (),
     "num_inference_steps": ("steps", "sd_steps"),
     "guidance_scale": ("cfg_scale", "cfg", "cfgs", "sd_guidance_scale"),
+    "guidance_end": ("cfg_end",),
     "seed": ("noise_seed", "sd_seed"),
     "num_images_per_prompt": ("num_images", "batch_size", "n_iter", "iterations", "n"),
     "scheduler": ("sampler", "sampler_name", "sd_sampler"),

@@ -13,6 +13,7 @@ from shared.settings import Settings
 
 STEPS = "num_inference_steps"
 NO_LORAS: tuple[jobs.Lora, ...] = ()
+LEAST_GUIDED = 0.01  # of the steps; a row without guidance says guidance_scale 1
 SECOND = ("prompt_2", "negative_prompt_2")
 HIRES_STRENGTH = jobs.Txt2Img.model_fields["hires_strength"].default
 
@@ -27,6 +28,7 @@ def beside(reading: Cells, catalog: Catalog, model: Model, settings: Settings) -
         "loras": reading.get("loras", NO_LORAS, columns.loras, catalog, model),
         **second,
         "embeddings": _embeddings(reading, catalog, model, second.values()),
+        "guidance_end": reading.get("guidance_end", 1.0, decimal, LEAST_GUIDED, 1),
         "clip_skip": reading.get("clip_skip", 0, whole, 0, jobs.MOST_CLIP_SKIP),
         "safety_checker": checker.name if checker else "",
     }

@@ -48,6 +48,7 @@ class _Diffusion(_Output):
     negative_prompt_2: str = ""
     num_inference_steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
     guidance_scale: Annotated[float, Field(ge=0, le=MOST_GUIDANCE, allow_inf_nan=False)]
+    guidance_end: Annotated[float, Field(gt=0, le=1)] = 1.0  # the share of the steps that are guided
     scheduler: str  # a key of shared.schedulers.SCHEDULERS
     seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)]  # image n of the row uses seed + n
     num_images_per_prompt: Annotated[int, Field(ge=1)] = 1
@@ -236,7 +237,7 @@ def batch_key(job: Job) -> tuple[Any, ...]:
         job.scheduler,
         guided,
     )
-    common += (job.vae, job.loras, job.embeddings, job.clip_skip, job.safety_checker)
+    common += (job.guidance_end, job.vae, job.loras, job.embeddings, job.clip_skip, job.safety_checker)
     if isinstance(job, Txt2Img):
         return (*common, job.hires_scale, job.hires_steps, job.hires_strength)
     if isinstance(job, Img2Img):

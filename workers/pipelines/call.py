@@ -9,6 +9,8 @@ from shared.images import Pixels
 from workers.batches import Item
 from workers.loaded import Loaded
 
+# What a pipeline holds twice while it guides: for the negative prompt, then for the prompt.
+DOUBLED = ("prompt_embeds", "add_text_embeds", "add_time_ids", "mask", "masked_image_latents")
 OnStep = Callable[[int], None]
 
 
@@ -27,7 +29,8 @@ def arguments(items: Sequence[Item], model: Loaded, pipeline: Any, on_step: OnSt
         "guidance_scale": guidance.to(pipeline.unet.dtype),
         "num_inference_steps": jobs[0].num_inference_steps,
         "output_type": "pt",
-        "callback_on_step_end": _callback(on_step),
+        "callback_on_step_end": _callback(on_step, jobs[0].guidance_end),
+        "callback_on_step_end_tensor_inputs": [name for name in DOUBLED if name in pipeline._callback_tensor_inputs],
     }
 
 
@@ -44,9 +47,13 @@ def to_pixels(images: torch.Tensor) -> list[Pixels | None]:
     return [picture if good else None for picture, good in zip(pictures, finite, strict=True)]
 
 
-def _callback(on_step: OnStep) -> Callable[..., dict[str, Any]]:
-    def step_end(_pipeline: Any, step: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+def _callback(on_step: OnStep, guidance_end: float) -> Callable[..., dict[str, Any]]:
+    def step_end(pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         on_step(step)
-        return {}
+        guided = max(1, int(pipeline.num_timesteps * guidance_end))
+        if step + 1 != guided or not pipeline.do_classifier_free_guidance:
+            return {}
+        pipeline._guidance_scale = torch.ones_like(pipeline._guidance_scale)  # from here on, each picture goes once
+        return {name: tensor.chunk(2)[1] for name, tensor in tensors.items() if tensor is not None}
 
     return step_end
