@@ -123,14 +123,18 @@ def loras(cell: str, catalog: Catalog, to: Model) -> tuple[jobs.Lora, ...]:
 
 def embeddings(cell: str, catalog: Catalog, to: Model) -> tuple[str, ...]:
     """Names in the row's texts, as shared.embeddings finds them: those that go with the model stand for a textual
-    inversion, the others stay words."""
-    names = cell.split(";")
+    inversion, the others stay words, unless their prefix insists."""
     known, base = catalog.of("embeddings"), families.base_of(to.family)
-    for name in names:
+    found = set()
+    for said in cell.split(";"):
+        name = said.removeprefix(embeddings_.PREFIX)
         if name not in known:
-            hint = did_you_mean(name.removeprefix(embeddings_.PREFIX), known)
-            raise BadCell("one of " + (", ".join(sorted(known)) or "none"), hint, found=repr(name))
-    return tuple(sorted({name for name in names if known[name].base in (None, base)}))
+            raise BadCell("one of " + (", ".join(sorted(known)) or "none"), did_you_mean(name, known), found=repr(said))
+        if known[name].base in (None, base):
+            found.add(name)
+        elif name != said:
+            raise BadCell(f"one that goes with {base}", f"{name!r} goes with {known[name].base}", found=repr(said))
+    return tuple(sorted(found))
 
 
 def without_tags(prompt: str) -> tuple[str, str]:

@@ -53,9 +53,6 @@ def hires(reading: Cells, values: Mapping[str, Any], limits: Limits) -> dict[str
     """Fields of a second pass, where the row asks for one. `values`: of the first."""
     scale = reading.get("hires_scale", 1.0, decimal, 1, jobs.MOST_HIRES)
     if scale == 1:
-        for column in ("hires_steps", "hires_strength"):
-            if column in reading.cells:
-                reading.useless(column, reading.cells[column], "because hires_scale is empty")
         return {}
     steps = reading.get("hires_steps", values[STEPS], whole, 1, jobs.MOST_STEPS)
     strength = reading.get("hires_strength", HIRES_STRENGTH, decimal, 0, 1)

@@ -168,11 +168,11 @@ class _Maker:
     def _check_steps(self, values: dict[str, Any]) -> None:
         """The sampler of a distilled model jumps over steps of a schedule that it was trained on: it has no more."""
         most = SCHEDULERS[values["scheduler"]].most_steps
-        if most is not None and values[STEPS] > most:
-            expected = f"at most {most} with the scheduler {values['scheduler']!r}"
-            self.reading.refuse(
-                STEPS, self.reading.cells.get(STEPS, ""), BadCell(expected, found=f"{values[STEPS]} steps")
-            )
+        for column in (STEPS, "hires_steps"):
+            if most is not None and values.get(column, 0) > most:
+                expected = f"at most {most} with the scheduler {values['scheduler']!r}"
+                bad = BadCell(expected, found=f"{values[column]} steps")
+                self.reading.refuse(column, self.reading.cells.get(column, ""), bad)
 
     def _check_strength(self, values: dict[str, Any]) -> None:
         """A picture that is changed in no step is not changed at all."""

@@ -33,6 +33,7 @@ COMMANDS = (
     f"SMEMBERS {keys.FINISHING}",
     f"HDEL {keys.WORKERS} doctor",
     f"GET {keys.fetching('doctor')}",
+    f"GET {keys.fit('doctor')}",
     "SET lock:dispatch doctor NX PX 1",
     f"EVALSHA {'0' * 40} 1 {RUN}",
     "SCRIPT LOAD return",
@@ -55,6 +56,7 @@ WORKER_COMMANDS = (
     f"EXPIRE {keys.problems('doctor')} 60",
     f"SET {keys.fetching('doctor')} none EX 60",
     f"DEL {keys.fetching('doctor')}",
+    f"SET {keys.fit('doctor')} none PX 1",
     "PUBLISH /0.celeryev/worker.heartbeat doctor",
 )
 

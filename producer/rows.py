@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from producer import fills
 from producer.entry import Entry, Writer
+from producer.extras import SECOND
 from producer.faults import Fault
 from producer.header import Header, understand
 from producer.inputs import Inputs
@@ -224,6 +225,8 @@ def _fill_problems(given: dict[str, str], inputs: Inputs, catalog: Catalog, sett
         if cell and (parse := fills.alone(column, inputs, catalog, settings)):
             reading.read(column, None, parse, cell)
     plain = {"prompt": "-"} | fills.of_any_kind(given)
+    if "model" not in given:  # then the rows' models say whether these can be
+        plain = {column: cell for column, cell in plain.items() if column not in SECOND}
     table = Table("", Header(0, []), plain, inputs, catalog, settings)
     with closing(table.taken):
         item = table.row(1, Record(0, []))

@@ -77,7 +77,7 @@ class Table:
         self.settings = settings
         self.taken = Taken()
         self._names = {column: f"--set {column}" for column in fills}
-        self._names["embeddings"] = "prompt, negative_prompt"
+        self._names["embeddings"] = "prompts"
         self._names |= {column: header.names[index] for column, index in header.at.items()}
         self._edits = Edits(header, fills, self._names, inputs, catalog, settings)
         self._fill = tuple(fills.get(column, "") for column in ("prompt", "negative_prompt", "seed"))
@@ -104,7 +104,8 @@ class Table:
         default_prompt, default_negative, default_seed = self._fill
         prompt = prompt if prompt.strip() else default_prompt or prompt
         prompt, tags = columns.without_tags(prompt) if columns.TAG in prompt else (prompt, "")
-        words = ";".join(self._named(f"{prompt}\n{negative or default_negative}"))
+        negative = negative if negative.strip() else default_negative
+        words = ";".join(self._named(f"{prompt}\n{negative}"))
         template, edit, stem, problems = self._edits.ask(cells, tags, words)
         images, made_format = template.images, template.job.output_format
         reading = Reading(self._names, problems)
@@ -117,7 +118,7 @@ class Table:
             record.cells,
             template,
             read("prompt", "", cells_.text, prompt, most) if wants_prompt else "",
-            read("negative_prompt", "", cells_.text, negative, most) if negative.strip() else default_negative,
+            read("negative_prompt", "", cells_.text, negative, most) if negative else "",
             read("seed", None, columns.seed, seed.strip() or default_seed, images),
             own_name if own_name or edit is None else columns.name_after(stem, number),
             read("custom_id", None, columns.custom_id, custom_id.strip()) if custom_id else None,

@@ -12,7 +12,7 @@ from shared.catalog import Catalog
 
 T = TypeVar("T")
 
-HOLE = "<hole>"
+HOLE = "\0hole"  # that no text of a row may hold
 TEXTS = ("negative_prompt", "prompt", "seed")  # the row's own values in every job but a segment, in canonical order
 # What else differs from row to row, in edits and selections.
 EDITED = ("box", "image", "mask_image", "mask_text", "point_labels", "points")
@@ -113,4 +113,4 @@ def template(job: jobs.Job, problems: Sequence[Problem], catalog: Catalog, promp
 
 
 def _around(values: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(jobs.canonical_json(values).split(f'"{HOLE}"'))
+    return tuple(jobs.canonical_json(values).split(json.dumps(HOLE)))

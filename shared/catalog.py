@@ -2,7 +2,7 @@
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Self, get_args
 
@@ -174,6 +174,7 @@ def load(overlay: Path | None = None, cache: Path = Path()) -> Catalog:
         own_defaults, own_models = _read(overlay, cache)
         defaults, models = defaults | own_defaults, models | own_models
     known = Catalog(defaults=defaults, models=models)
+    _refuse_alike(overlay or BUILT_IN, known.of("embeddings"))
     for column, key in DEFAULTS.items():
         name, fitting = defaults.get(column, ""), known.of(column)
         if name not in fitting and (fitting or column == "model"):
@@ -181,6 +182,14 @@ def load(overlay: Path | None = None, cache: Path = Path()) -> Catalog:
                 f"{overlay or BUILT_IN}: {key} is {name!r}; expected one of {', '.join(sorted(fitting)) or 'none'}"
             )
     return known
+
+
+def _refuse_alike(path: Path, words: Collection[str]) -> None:
+    """A prompt says them in any case."""
+    seen: dict[str, str] = {}
+    for name in words:
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            raise ModelError(f"{path}: textual inversions {other!r} and {name!r} are one word; rename one of them")
 
 
 def identity(folder: Path) -> str:

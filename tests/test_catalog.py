@@ -16,6 +16,13 @@ def overlay(folder: Path, text: str) -> Path:
     return path
 
 
+def test_textual_inversions_that_are_one_word_are_refused(tmp_path):
+    entry = 'family = "embedding"\npath = "x.pt"\nidentity = "' + "a" * 64 + '"\n'
+    (tmp_path / "models.toml").write_text(f"[models.Easy]\n{entry}[models.easy]\n{entry}")
+    with pytest.raises(ModelError, match="'Easy' and 'easy' are one word"):
+        catalog.load(tmp_path / "models.toml")
+
+
 def test_an_overlay_adds_models_beside_its_file_and_may_name_another_default(tmp_path: Path) -> None:
     known = catalog.load(overlay(tmp_path, f'default = "own"\n{ENTRY}'))
     assert known.defaults["model"] == "own"

@@ -35,7 +35,8 @@ find = embeddings.finder(["EasyNegative", "easy", "style.v2"])
         ("easynegative, EasyNegative", ["EasyNegative"]),
         ("(easy:1.2), [style.v2].", ["easy", "style.v2"]),
         ("uneasy easy-going easy_ style.v21 style.v2.5 my.easy", []),
-        ("embedding:EASY and embedding:style.v2.", ["easy", "style.v2"]),
+        ("embedding:EASY and embedding:style.v2.", ["embedding:easy", "embedding:style.v2"]),
+        ("une éeasy, easyé, ea\u017fy, \u0130easy", []),
         ("Embedding:nothing.here, easy", ["easy", "embedding:nothing.here"]),
     ],
 )
@@ -47,6 +48,7 @@ def test_a_name_is_replaced_where_it_is_found() -> None:
     text = "Easy, (embedding:easynegative:1.3) uneasy"
     assert embeddings.replaced(text, {"easy": "<e>", "EasyNegative": "<n>"}) == "<e>, (<n>:1.3) uneasy"
     assert embeddings.replaced(text, {}) == text
+    assert embeddings.replaced("\u0130nk ink", {"ink": "<i>"}) == "\u0130nk <i>"
 
 
 class Things:
@@ -139,6 +141,26 @@ def test_vectors_of_another_architecture_are_refused_with_both_named(things: Cal
     with pytest.raises(ModelError, match=r"foreign does not fit model tiny-sdxl: its words are \[32\] wide") as caught:
         teach(mine.models.get("tiny-sdxl"), sample(1, Txt2Img, embeddings=("foreign",)).job, mine.models.get)
     assert caught.value.model == "demo-shapes+foreign"
+
+
+def test_a_lesson_that_failed_half_way_is_learned_the_next_time(
+    things: Callable[[str], Things], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = things("sdxl")
+    model = Models(mine.models.known, torch.device("cpu"), 1 << 40).get("tiny-sdxl")
+    resize = model.pipeline.text_encoder_2.resize_token_embeddings
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("no memory is left")
+
+    monkeypatch.setattr(model.pipeline.text_encoder_2, "resize_token_embeddings", fail)
+    with pytest.raises(MemoryError):
+        teach(model, named(1).job, mine.models.get)
+    monkeypatch.setattr(model.pipeline.text_encoder_2, "resize_token_embeddings", resize)
+    teach(model, named(1).job, mine.models.get)
+    texts = {"prompt": "a sunny circle"}
+    (drawn,) = RUNNERS["txt2img"]([named(3, **texts)], model, lambda _: None)
+    assert np.array_equal(drawn, mine.draw(named(3, **texts))[0])
 
 
 FORMS: dict[str, Any] = {

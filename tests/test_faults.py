@@ -342,6 +342,25 @@ def test_a_textual_inversion_that_is_asked_for_by_its_prefix_must_be_there(tmp_p
     assert "'embedding:sunnny'" in str(fault) and "one of sunny; did you mean 'sunny'?" in str(fault)
 
 
+def test_a_prefix_insists_on_a_textual_inversion_that_goes_with_the_model(tmp_path):
+    entries = [
+        Model(name="wide", family="embedding", path=Path("wide.pt"), base="sdxl", identity="a" * 64),
+    ]
+    known = CATALOG.model_copy(update={"models": CATALOG.models | {each.name: each for each in entries}})
+    (tmp_path / "prompts.csv").write_text("prompt\na wide cat\na embedding:WIDE cat\n")
+    (fault,) = rows.check(tmp_path / "prompts.csv", ReadOptions(), known, Settings()).faults
+    assert (fault.line, fault.column) == (3, "prompts")
+    assert "expected one that goes with sd15; 'wide' goes with sdxl" in str(fault)
+
+
+def test_set_says_what_the_rows_models_can_take(tmp_path):
+    big = Model(name="big", family="sdxl", path=Path("big"), identity="a" * 64)
+    known = CATALOG.model_copy(update={"models": CATALOG.models | {"big": big}})
+    (tmp_path / "prompts.csv").write_text("prompt,model\na,big\n")
+    options = ReadOptions(fills={"prompt_2": "nice", "hires_steps": "10"})
+    assert not rows.check(tmp_path / "prompts.csv", options, known, Settings()).faults
+
+
 def test_a_text_for_a_second_encoder_needs_a_model_that_has_one(tmp_path):
     big = Model(name="big", family="sdxl", path=Path("big"), identity="a" * 64)
     known = CATALOG.model_copy(update={"models": CATALOG.models | {"big": big}})

@@ -77,11 +77,12 @@ def test_a_row_that_says_a_scale_alone_takes_the_steps_of_the_first_pass(tmp_pat
     [
         ("5,,", "from 1 to 4"),
         ("4,,", "expected a multiple of 8 from"),
-        (",9,", "an empty cell, because hires_scale is empty"),
-        (",,0.5", "an empty cell, because hires_scale is empty"),
         ("1.5,4,0.1", "from 0.25"),
+        ("1.5,60,", "at most 50 with the scheduler 'lcm'"),
     ],
 )
 def test_a_second_pass_that_cannot_be_is_refused(cells: str, words: str, tmp_path: Path) -> None:
-    _, (fault,) = check(tmp_path, f"prompt,width,hires_scale,hires_steps,hires_strength\na,256,{cells}\n")
+    scheduler = "lcm" if "60" in cells else ""
+    text = f"prompt,width,steps,scheduler,hires_scale,hires_steps,hires_strength\na,256,8,{scheduler},{cells}\n"
+    _, (fault,) = check(tmp_path, text)
     assert words in fault

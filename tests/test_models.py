@@ -59,3 +59,12 @@ def test_the_model_in_use_stays_however_large(known: Catalog) -> None:
     held = Models(known, CPU, most_bytes=10)
     assert held.get("b").name == "b"
     assert held.get("b") is held.get("b")
+
+
+def test_what_goes_with_a_model_does_not_push_it_out(known: Catalog) -> None:
+    held = Models(known, CPU, most_bytes=10)
+    first = held.get("a")
+    for name in ("b", "c"):
+        held.get(name, beside="a")
+        assert list(held._loaded) == ["a", name]
+    assert held.get("a") is first

@@ -390,6 +390,34 @@ def test_loras_in_a_prompt_mean_what_the_column_means(
     assert set(report.models) == {row["job"]["model"], *(name for name, _ in loras)}
 
 
+def test_a_blank_negative_prompt_is_the_one_of_set_with_its_words(tmp_path: Path) -> None:
+    sunny = Model(name="sunny", family="embedding", path=Path("sunny.pt"), identity="a" * 64)
+    known = CATALOG.model_copy(update={"models": CATALOG.models | {"sunny": sunny}})
+    path = tmp_path / "blank.csv"
+    path.write_text('prompt,seed,negative_prompt\na,1,"  "\na,1,\n')
+    options = ReadOptions(fills={"negative_prompt": "sunny"})
+    report = rows.check(path, options, known, Settings())
+    found = [json.loads(entry.text) for entry in rows.read(path, options, known, Settings(), report)]
+    assert [row["job"]["embeddings"] for row in found] == [["sunny"]] * 2
+    assert found[0]["job_id"] == found[1]["job_id"]
+
+
+@pytest.mark.parametrize("kind", ["txt2img", "img2img"])
+def test_no_text_of_a_row_is_taken_for_the_place_of_another(kind: str, tmp_path: Path) -> None:
+    big = Model(name="big", family="sdxl", path=Path("big"), identity="a" * 64)
+    known = Catalog(defaults={"model": "big"}, models={"big": big})
+    path = tmp_path / "hole.csv"
+    texts = ("<hole>", "hole", "\\u0000hole", "\\x00hole")
+    image = Path(__file__).parents[1] / "examples/images/red-heart.png"
+    last = image if kind == "img2img" else ""
+    path.write_text("prompt,prompt_2,negative_prompt_2,image\n" + "".join(f"a,{t},{t},{last}\n" for t in texts))
+    report = rows.check(path, ReadOptions(), known, Settings())
+    assert [str(fault) for fault in report.faults] == []
+    found = rows.read(path, ReadOptions(), known, Settings(), report)
+    made = [jobs.Row.model_validate_json(entry.text).job for entry in found]
+    assert [(job.kind, job.prompt_2, job.negative_prompt_2) for job in made] == [(kind, t, t) for t in texts]
+
+
 @pytest.mark.parametrize(
     ("cells", "named"),
     [

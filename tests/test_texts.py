@@ -147,3 +147,11 @@ def test_a_second_text_may_be_longer_than_the_first_and_weigh_its_words(loaded: 
     assert torch.allclose(embeds[..., width:], second[..., width:], atol=1e-5)
     assert torch.allclose(embeds[:, MOST : 2 * MOST, :width], texts.encode("").embeds[..., :width], atol=1e-5)
     assert texts.windows(sample(1, Txt2Img, prompt="a cat", prompt_2=LONG).job) == len(embeds[0]) // MOST
+
+
+@pytest.mark.parametrize("second", ["(ugly:1.3)", LONG, "()"], ids=["weighed", "long", "nothing"])
+def test_one_of_two_texts_may_be_empty(second: str, loaded: Callable[[str], Loaded]) -> None:
+    texts = loaded("sdxl").texts
+    embeds = texts.encode("", second=second).embeds
+    assert torch.allclose(embeds[:, :MOST, : tiny_models.WIDTH], texts.encode("").embeds[..., : tiny_models.WIDTH])
+    assert texts.encode("(a:1.2)", second=second).embeds.shape[1] % MOST == 0

@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import torch
@@ -40,23 +40,23 @@ class Models:
         """Of every model of the catalog, by its name."""
         return {name: entry.identity for name, entry in self.known.models.items()}
 
-    def get(self, name: str) -> Any:
-        """The model, loaded now if it is not resident."""
+    def get(self, name: str, beside: str = "") -> Any:
+        """The model, loaded now if it is not resident. `beside`: one in use, which does not leave for it."""
         if name not in self._loaded:
             try:
-                self._loaded[name] = self._load(name)
+                self._loaded[name] = self._load(name, beside)
             except ModelError as error:
                 error.model = name
                 raise
         self._loaded.move_to_end(name)
-        self._make_room(0, keep=1)  # in memory it may be larger than on disk
+        self._make_room(0, (name, beside))  # in memory it may be larger than on disk
         return self._loaded[name]
 
-    def _load(self, name: str) -> Resident:
+    def _load(self, name: str, beside: str) -> Resident:
         entry = self._entry(name)
         self.bring(entry)
         check_files(entry)
-        self._make_room(sum(path.stat().st_size for path in entry.files().values()), keep=0)
+        self._make_room(sum(path.stat().st_size for path in entry.files().values()), (beside,))
         return LOADERS[entry.family](entry, self.device)
 
     def _entry(self, name: str) -> catalog.Model:
@@ -64,10 +64,11 @@ class Models:
             raise ModelError(f"model {name!r} is not in this worker's catalog; it has {', '.join(self.known.models)}")
         return self.known.models[name]
 
-    def _make_room(self, coming_bytes: int, keep: int) -> None:
+    def _make_room(self, coming_bytes: int, keep: Collection[str]) -> None:
         """Let the least recently used models go, until what comes fits beside the rest or only `keep` are left."""
-        while len(self._loaded) > keep and coming_bytes + self._resident_bytes() > self.most_bytes:
-            name = next(iter(self._loaded))
+        for name in [name for name in self._loaded if name not in keep]:
+            if coming_bytes + self._resident_bytes() <= self.most_bytes:
+                return
             del self._loaded[name]
             device.free_memory(self.device)  # its cache of texts refers back to it: only the collector ends that
             log.info("model %s left to make room", name)

@@ -55,7 +55,7 @@ class ShardRun:
         self.rows = bury.rows_of(self.host.store, self.claim.run, self.claim.shard)
         model = self.host.models.get(split_models(self.claim.shard.model)[0])
         if isinstance(model, Loaded):
-            dress.teach(model, self.rows[0].job, self.host.models.get)
+            dress.teach(model, self.rows[0].job, self._beside(model))
         with Uploads(self.host.store, self.claim.run, model, self.host.models.identities, self.still_ours) as uploads:
             wanted = batches.items(self.rows)
             todo = self._without_stored(wanted, uploads) if tried_before else wanted
@@ -128,20 +128,26 @@ class ShardRun:
         """Through the model, all that it has to draw."""
         drawn = batches.filled(_drawn(ready))
         if drawn and isinstance(model, Loaded):
-            dress.dress(model, drawn[0].job, self.host.models.get)
+            dress.dress(model, drawn[0].job, self._beside(model))
         with memory.saving(model, saving):
             pictures = RUNNERS[drawn[0].job.kind](drawn, model, self._on_step(drawn)) if drawn else []
         if drawn and isinstance(model, Loaded):
-            pictures = self._without_unsafe(drawn, pictures)
+            pictures = self._without_unsafe(drawn, pictures, model)
         found = iter(pictures)
         return [next(found) if _is_drawn(item) else None for item in ready]
 
-    def _without_unsafe(self, drawn: Sequence[Item], pictures: Sequence[Pixels | None]) -> list[Pixels | None]:
+    def _beside(self, model: Any) -> Callable[[str], Any]:
+        """Loads what goes with a model, which stays meanwhile."""
+        return partial(self.host.models.get, beside=model.name)
+
+    def _without_unsafe(
+        self, drawn: Sequence[Item], pictures: Sequence[Pixels | None], model: Any
+    ) -> list[Pixels | None]:
         if not drawn[0].job.safety_checker:
             return [*pictures]
         from workers import safety  # noqa: PLC0415  # it imports diffusers, which takes seconds
 
-        held = safety.held_back(drawn, pictures, self.host.models.get)
+        held = safety.held_back(drawn, pictures, self._beside(model))
         self.errors |= {key: (type(error).__name__, str(error)) for key, error in held.items()}
         return [None if item.key in held else picture for item, picture in zip(drawn, pictures, strict=True)]
 

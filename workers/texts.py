@@ -62,7 +62,7 @@ class Texts:
             weight = encoder.get_input_embeddings().weight
             weight.data[ids] = rows.to(weight)
             _end_at(encoder, tokenizer.eos_token_id)
-            self.tokens[name] = " ".join(tokens)
+        self.tokens[name] = " ".join(tokens)  # of the first encoder as of the second
 
     def _encoders(self) -> list[tuple[Any, Any]]:
         parts = self.pipeline.components
@@ -99,7 +99,7 @@ class Texts:
         layers = self.pipeline.text_encoder.config.num_hidden_layers
         if clip_skip >= layers:
             raise BadInput(f"clip_skip is {clip_skip}; the model's text encoder has {layers} layers: give less")
-        both = [fragments(text), fragments(second or text)]
+        both = [fragments(each) or [NOTHING] for each in (text, second or text)]
         plain, plain_2 = ("".join(part.text for part in parts) for parts in both)
         count = max(self._count(text), self._count(second))
         weighed = count > 1 or any(part.weight != 1 for parts in both for part in parts)
