@@ -3,15 +3,19 @@
 import gc
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from shared import catalog
 from shared.catalog import Catalog, Model
-from workers import models
+from shared.jobs import MaskEdit
+from workers import models, select
 from workers.loaded import Loaded
 from workers.models import Models
+from workers.prepare import Preparation
 
 CPU = torch.device("cpu")
 
@@ -67,4 +71,18 @@ def test_what_goes_with_a_model_does_not_push_it_out(known: Catalog) -> None:
     for name in ("b", "c"):
         held.get(name, beside="a")
         assert list(held._loaded) == ["a", name]
+    assert held.get("a") is first
+
+
+def test_a_mask_model_does_not_push_out_the_model_that_draws_next(
+    known: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Models(known, CPU, most_bytes=10)
+    first = held.get("a")
+    monkeypatch.setattr(Loaded, "look", lambda *_: False, raising=False)
+    monkeypatch.setattr(select, "select", lambda *given: given[-1]("c") and [])
+    inputs: Any = SimpleNamespace(picture=lambda _: SimpleNamespace(pixels=None))
+    job = MaskEdit.model_construct(model="a", mask_model="b", image="x", loras=(), embeddings=())
+    Preparation(inputs, held)._ask("x", [SimpleNamespace(job=job)])  # type: ignore[list-item]
+    assert list(held._loaded) == ["a", "c"]
     assert held.get("a") is first

@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -86,12 +87,14 @@ class Preparation:
         from workers import select  # noqa: PLC0415  # torchvision takes seconds to import: only who selects waits
 
         original = self.inputs.picture(name)
-        segmenter = self.models.get(group[0].job.mask_model)
+        drawing, *_ = jobs.models(group[0].job).values()
+        get = partial(self.models.get, beside=drawing)  # it is in use: it comes next
+        segmenter = get(group[0].job.mask_model)
         start = time.perf_counter()
         made = segmenter.look(name, original.pixels)
         seconds = {"embed": time.perf_counter() - start} if made else {}
         wanted = [item.job for item in group]
-        return select.select(wanted, name, original, segmenter, self.models.get), seconds
+        return select.select(wanted, name, original, segmenter, get), seconds
 
     # --- kinds ---
 
