@@ -280,8 +280,7 @@ class Ledger(Roster):
         names = [*self._shard_keys(run, name), keys.done(run), keys.failed(run), keys.FINISHING, keys.lane(lane)]
         rows = [json.dumps(part) for part in (outcome.done, outcome.failed, outcome.dead)]
         answer = self._script("COMMIT", names, [claim.token, keys.member(run, name), run, *rows, outcome.images])
-        if answer == "lost":
-            raise LeaseLost(f"run {run}, shard {name}: another worker holds it now")
+        _check(claim, answer, ("ok", "last"))
         return bool(answer == "last")
 
     def _shard_keys(self, run: str, name: str) -> list[str]:

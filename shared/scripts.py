@@ -43,8 +43,10 @@ return answer
 """
 )
 
-# A fencing token that is not the newest stops everything that follows it: KEYS[2] is the shard, ARGV[1] the token.
+# A fencing token that is not the newest stops everything that follows it: KEYS[2] is the shard, ARGV[1] the token. So
+# does a run (KEYS[1]) that is being deleted: nothing may bring a part of it back.
 HOLD = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 'gone' end
 if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] or redis.call('HGET', KEYS[2], 'state') ~= 'running' then
   return 'lost'
 end
@@ -83,7 +85,7 @@ return 'ok'
 )
 
 # KEYS run, shard, due, done bitmap, failed bitmap, finishing, lane. ARGV token, member, run name, done rows (JSON),
-# failed rows (JSON), dead rows (JSON), images. -> 'ok', 'last' (no row is open any more) or 'lost'.
+# failed rows (JSON), dead rows (JSON), images. -> 'ok', 'last' (no row is open any more), 'lost' or 'gone'.
 COMMIT = (
     HOLD
     + """

@@ -268,3 +268,15 @@ def test_whoever_claims_a_shard_after_another_looks_for_pictures_first(ledger: L
 def test_a_run_that_is_not_yet_open_is_not_claimed(ledger: Ledger) -> None:
     ledger.redis.hset(keys.run("r"), "state", "opening")
     assert ledger.claim("r", "000000", "w") == "opening"
+
+
+def test_a_worker_in_the_middle_of_a_removal_brings_nothing_back(ledger: Ledger) -> None:
+    open_run(ledger)
+    claims = [claimed(ledger, name) for name in ("000000", "000001")]
+    ledger.redis.unlink(keys.run("r"))  # `forget` has come so far; the shards go last
+    with pytest.raises(LeaseLost, match="the run is gone"):
+        ledger.commit(claims[0], Outcome(done=(1, 2), images=2))
+    ledger.release(claims[1])
+    ledger.forget("r")
+    assert [key for key in ledger.redis.scan_iter("*r*") if key.startswith(("run:r", "shard:r"))] == []
+    assert ledger.finishing() == []
