@@ -11,10 +11,11 @@ import tiny_models
 import torch
 from safetensors.torch import save_file
 from test_families import far, plain_pipeline, sample
+from trap import Trap
 
 from producer import recognition
 from shared import embeddings
-from shared.errors import ModelError
+from shared.errors import ModelError, UsageError
 from shared.images import Pixels
 from shared.jobs import Txt2Img
 from workers.batches import Item
@@ -176,6 +177,17 @@ def test_files_of_torch_are_read_without_running_code(name: str, tmp_path: Path)
     loaded = Models(tiny_models.known(entry), torch.device("cpu"), 1 << 40).get(entry.name)
     assert [set(tensor.unique().tolist()) for tensor in loaded.vectors] == [{1.0}]
     assert [tensor.ndim for tensor in loaded.vectors] == [2]
+
+
+@pytest.mark.parametrize("name", ["words.pt", "words.bin"])
+def test_a_file_that_holds_code_is_refused_and_the_code_does_not_run(name: str, tmp_path: Path) -> None:
+    torch.save({"string_to_param": {"*": Trap(tmp_path / "sprung")}}, tmp_path / name)
+    with pytest.raises(UsageError, match="which is code"):
+        recognition.look(tmp_path / name)
+    entry = tiny_models.entry("embedding", tmp_path / name)
+    with pytest.raises(ModelError, match="does not load as a textual inversion"):
+        Models(tiny_models.known(entry), torch.device("cpu"), 1 << 40).get(entry.name)
+    assert not (tmp_path / "sprung").exists()
 
 
 @pytest.mark.parametrize(
