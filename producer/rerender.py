@@ -28,7 +28,7 @@ from shared.queue import INTERACTIVE
 
 Line = dict[str, Any]
 RECORDED = ("device", "threads", "batch_shape")  # of every picture
-CONDITIONS = (*RECORDED, "memory")
+CONDITIONS = (*RECORDED, "memory", "compiled")
 NEEDED = {"row", "n", "key", "job", "job_id", "model", *RECORDED}
 SUFFIX_CHARS = len(".again-") + 6
 ALONE = "its mask came out otherwise, which was perhaps found among others on its picture: how many is not recorded"

@@ -4,7 +4,7 @@ import os
 import re
 import ssl
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     devices: str = ""  # "cuda:0,cuda:2" or "cpu"; empty: every CUDA device, else the CPU
     threads: int = Field(0, ge=0)  # CPU threads per worker; 0: cores / workers
     batch_images: int = Field(8, ge=1, le=256)  # images in one model call, at most
+    compile_models: Literal["", "regional", "graphs"] = ""  # torch.compile; a CUDA device draws faster, after minutes
     models_bytes: int = Field(8 << 30, ge=1)  # resident models per worker, least recently used go first
 
     shard_rows: int = Field(64, ge=1, le=1024)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -23,13 +22,12 @@ from shared.catalog import Model
 from shared.errors import BadInput, ModelError
 from shared.images import Pixels
 from shared.jobs import Inpaint, Txt2Img
-from workers import hang
+from workers import drawing
 from workers.batches import Item
 from workers.dress import dress
 from workers.loaded import Loaded
 from workers.models import Models
 from workers.pipelines.runners import RUNNERS
-from workers.shard import ShardRun
 
 FAMILIES = ("sd15", "sd2", "sdxl", "sd15-inpaint")
 CASES = [(family, kind) for family, kind in KINDS if family in FAMILIES]
@@ -248,13 +246,10 @@ def test_a_row_that_skips_more_layers_than_there_are_fails_with_the_reason(thing
 def test_a_shard_puts_on_what_its_rows_name(things: Callable[[str], Things]) -> None:
     mine = things("sd15")
     model = mine.models.get("tiny-sd15")
-    host = SimpleNamespace(models=mine.models, settings=SimpleNamespace(hang_s=900), must_drain=lambda: False)
-    shard: Any = ShardRun(host, None, SimpleNamespace(check=lambda: None), lambda _: None)  # type: ignore[arg-type]
     for fields in ({}, {"loras": (("one", 1.0),)}, {"vae": "vae"}):
         wanted = replace(sample(3, Txt2Img, **fields), ready=None)
-        with hang.watched(900):  # as a worker does; else each step would set a clock that ends this process
-            (drawn,) = shard._run([wanted], model)
-        assert np.array_equal(drawn, mine.draw([wanted])[0])
+        (drawn,), _ = drawing.draw([wanted], model, (), mine.models.get, lambda _: None)
+        assert np.array_equal(drawn(), mine.draw([wanted])[0])
         assert (model.loras, model.vae) == (fields.get("loras", ()), fields.get("vae", ""))
 
 

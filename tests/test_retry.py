@@ -1,7 +1,6 @@
 """What an exception means for the images that ran when it came."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +10,8 @@ from hypothesis import strategies as st
 from shared.errors import BadImage
 from shared.jobs import Row, Txt2Img, batch_key
 from shared.shards import Claim, Shard
-from workers import batches
+from workers import batches, written
 from workers.retry import Action, Bury, Halve, Isolate, Save, decide, delay_s, is_broken_device
-from workers.shard import ShardRun
 
 
 @pytest.mark.parametrize(
@@ -106,8 +104,7 @@ def test_halving_a_batch_makes_both_parts_smaller(count: int) -> None:
 
 def test_late_results_of_a_worker_that_lost_its_lease_close_no_row_that_was_isolated_since() -> None:
     body = b"".join(json.dumps({"row": row, "n": 0, "state": "done"}).encode() + b"\n" for row in (1, 2, 3))
-    host = SimpleNamespace(store=SimpleNamespace(get=lambda _: body))
     rest = Shard("000000", "m", 0, 0, 1, 2, but=(2,))
-    written = ShardRun(host, Claim("r", rest, 1), beat=None, tell=print)._written()  # type: ignore[arg-type]
-    assert written is not None
-    assert (written.done, written.images) == ((1, 3), 2)
+    found = written.read(Claim("r", rest, 1), body)
+    assert found is not None
+    assert (found.done, found.images) == ((1, 3), 2)

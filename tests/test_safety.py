@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,11 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 from producer import recognition
 from shared import catalog
-from shared.errors import ModelError
+from shared.errors import ModelError, UnsafeImage
 from shared.jobs import Txt2Img, batch_key
-from workers import hang
+from workers import drawing
 from workers.models import Models
-from workers.shard import ShardRun
+from workers.pipelines.runners import RUNNERS
 
 SIDE = 32
 TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -72,19 +71,14 @@ def test_what_it_holds_back_fails_with_the_reason_and_its_neighbour_is_stored(
     path = tiny_models.save("sd15", tmp_path)
     entries = tiny_models.entry("sd15", path), checker
     models = Models(tiny_models.known(*entries), torch.device("cpu"), 1 << 40)
-    run: Any = SimpleNamespace(host=SimpleNamespace(models=models, settings=SimpleNamespace(hang_s=60)), errors={})
-    run._beside = lambda model: ShardRun._beside(run, model)
-    run._on_step = lambda _: lambda _: None
-    run._without_unsafe = lambda *given: ShardRun._without_unsafe(run, *given)
-    monkeypatch.setitem(ShardRun._run.__globals__["RUNNERS"], "txt2img", lambda *_: pictures())
+    monkeypatch.setitem(RUNNERS, "txt2img", lambda *_: pictures())
     items = [replace(sample(seed, Txt2Img, safety_checker="guard"), ready=None) for seed in (1, 2)]
-    with hang.watched(60):
-        first, second = ShardRun._run(run, items, models.get("tiny-sd15"))
-    assert first is None
-    assert np.array_equal(second, pictures()[1])
-    assert list(run.errors) == [items[0].key]
-    kind, text = run.errors[items[0].key]
-    assert kind == "UnsafeImage" and "the safety checker guard holds it back; nothing was stored" in text
+    drawn, held = drawing.draw(items, models.get("tiny-sd15"), (), models.get, lambda _: None)
+    assert drawn[0]() is None
+    assert np.array_equal(drawn[1](), pictures()[1])
+    assert list(held) == [items[0].key]
+    assert isinstance(held[items[0].key], UnsafeImage)
+    assert "the safety checker guard holds it back; nothing was stored" in str(held[items[0].key])
     assert batch_key(items[0].job) != batch_key(sample(1, Txt2Img).job)
 
 

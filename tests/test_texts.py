@@ -14,8 +14,8 @@ from test_families import draw, far, load, plain_pipeline, sample
 
 from shared.jobs import Img2Img, Txt2Img
 from workers import batches
+from workers.fits import length as length_of
 from workers.loaded import Loaded
-from workers.shard import _length
 
 FAMILIES = ("sd15", "sd2", "sdxl")
 MOST = 32  # tokens of a tiny encoder, with a beginning and an end
@@ -102,7 +102,7 @@ def test_a_long_negative_prompt_needs_no_long_prompt(family: str, loaded: Callab
 
 def test_texts_of_other_lengths_are_other_batches(loaded: Callable[[str], Loaded]) -> None:
     def length(item: Any) -> int:
-        return _length(loaded("sd15"), item)
+        return length_of(loaded("sd15"), item)
 
     items = [sample(1, Txt2Img), sample(2, Txt2Img), sample(3, Txt2Img, prompt=LONG), sample(4, Txt2Img)]
     assert [length(item) for item in items] == [1, 1, 2, 1]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from shared import catalog
 from shared.errors import ModelError
 from workers import device as device_
-from workers import single_file
+from workers import single_file, subbatches
 from workers.dress import Embedding, Lora, Vae
 from workers.reading import lacking, reading, refuse, size_bytes
 
@@ -28,7 +28,8 @@ def load_vae(entry: catalog.Model, device: torch.device) -> Vae:
         else:
             net = AutoencoderKL.from_pretrained(entry.path, dtype=dtype, local_files_only=True, use_safetensors=True)
             refuse(entry, "vae", lacking(entry.path, net))
-    return Vae(entry.name, entry.identity, net.to(device), size_bytes(net.parameters()))
+    subbatches.limit(device_.place(net, device))
+    return Vae(entry.name, entry.identity, net, size_bytes(net.parameters()))
 
 
 def load_lora(entry: catalog.Model) -> Lora:

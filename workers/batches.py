@@ -43,24 +43,31 @@ def items(rows: Iterable[Row]) -> list[Item]:
     return [Item(row, n) for row in rows for n in range(row.job.num_images_per_prompt)]
 
 
-def first(wanted: Sequence[Item], most: int, length: Callable[[Item], int] = lambda _: 1) -> list[Item]:
-    """The next batch: at most `most` images from the beginning, all of one compatibility key, and of one length.
+def first(wanted: Sequence[Item], images: int, length: Callable[[Item], int] = lambda _: 1) -> list[Item]:
+    """The next batch: at most so many images from the beginning, all of one compatibility key, and of one length.
 
-    A shard that resumes may lack some rows; nothing is padded, the shape of each batch is recorded with its images.
+    A shard that resumes may lack some rows; the shape of each batch is recorded with its images.
     """
     if wanted[0].row.batch_images:
         return [wanted[0]]
     key, long = _key(wanted[0]), length(wanted[0])
-    return list(takewhile(lambda item: _key(item) == key and length(item) == long, wanted[:most]))
+    return list(takewhile(lambda item: _key(item) == key and length(item) == long, wanted[:images]))
 
 
-def filled(batch: Sequence[Item]) -> list[Item]:
-    """What the model call runs: the batch, or a lone image as often as its row asks; the first one is the picture.
+def filled(batch: Sequence[Item], shapes: Sequence[int] = ()) -> list[Item]:
+    """What the model call runs: the batch, its last image repeated up to the next of the shapes, or a lone image as
+    often as its row asks. What was added is drawn and never stored.
 
     Neighbours do not change pixels, the shape of the batch does.
     """
-    copies = batch[0].row.batch_images if len(batch) == 1 else None
-    return [*batch] * (copies or 1)
+    wanted = batch[0].row.batch_images if len(batch) == 1 else None
+    size = wanted or min((shape for shape in shapes if shape >= len(batch)), default=len(batch))
+    return [*batch, *[*batch[-1:]] * (size - len(batch))]
+
+
+def most(images: int, shapes: Sequence[int]) -> int:
+    """How many images to take, if at most so many fit, so that filling up adds none."""
+    return max((shape for shape in shapes if shape <= images), default=images)
 
 
 def halves(batch: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:

@@ -3,6 +3,8 @@
 import gc
 import os
 import socket
+import time
+from typing import Any
 
 import torch
 
@@ -16,6 +18,33 @@ def open_device(settings: Settings) -> torch.device:
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     kind = os.environ.get(DEVICE, "cpu").partition(":")[0]
     return torch.device("cuda", 0) if kind == "cuda" else torch.device(kind)
+
+
+class Moment:
+    """A point in what the device was told to do. A CUDA device is told ahead: it comes there later."""
+
+    def __init__(self, device: torch.device):
+        self._s = time.perf_counter()
+        self._event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None
+        if self._event is not None:
+            self._event.record()
+
+    @property
+    def over(self) -> bool:
+        """Whether the device has come there."""
+        return self._event is None or bool(self._event.query())
+
+    def wait(self) -> None:
+        """Until the device has come there. Raises what it said of anything before."""
+        if self._event is not None:
+            self._event.synchronize()
+
+    def since(self, earlier: "Moment") -> float:
+        """Seconds of the device between the two; waits."""
+        if self._event is None or earlier._event is None:
+            return self._s - earlier._s
+        self.wait()
+        return float(earlier._event.elapsed_time(self._event)) / 1000
 
 
 def describe(device: torch.device) -> str:
@@ -34,6 +63,11 @@ def memory_of(device: torch.device) -> str:
 def dtype(device: torch.device) -> torch.dtype:
     """What diffusion models compute in: half of the memory where the device is as fast with it, as CPUs are not."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def place(net: Any, device: torch.device) -> Any:
+    """A net of convolutions on its device: CUDA computes them faster with channels last in memory, CPUs do not."""
+    return net.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format)
 
 
 def threads() -> int:

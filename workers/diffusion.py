@@ -11,7 +11,7 @@ from shared import catalog
 from shared.errors import ModelError
 from shared.families import FAMILIES, base_of
 from workers import device as device_
-from workers import single_file
+from workers import single_file, subbatches
 from workers.loaded import Loaded
 from workers.reading import lacking, reading, refuse, size_bytes
 from workers.single_file import MASKED_CHANNELS
@@ -37,15 +37,27 @@ OF_THE_MODEL = (
 
 
 class _RowGuidance:
-    """One guidance scale per image: a tensor of shape (images, 1, 1, 1)."""
+    """One guidance scale per image: a tensor of shape (images, 1, 1, 1), given on the CPU.
 
-    _guidance_scale: torch.Tensor | float
+    Whether it guides at all is seen there, once: a question to the device would hold up every step.
+    """
+
     unet: Any
+    _execution_device: torch.device
+
+    @property
+    def _guidance_scale(self) -> torch.Tensor:
+        return self._scale
+
+    @_guidance_scale.setter
+    def _guidance_scale(self, scale: torch.Tensor | float) -> None:
+        given = torch.as_tensor(scale)
+        self._guides = bool(given.gt(1).any())
+        self._scale = given.to(self._execution_device, self.unet.dtype, non_blocking=True)
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        guided = bool(torch.as_tensor(self._guidance_scale).gt(1).any())
-        return guided and self.unet.config.time_cond_proj_dim is None
+        return self._guides and self.unet.config.time_cond_proj_dim is None
 
 
 class Txt2Img(_RowGuidance, diffusers.StableDiffusionPipeline):
@@ -97,6 +109,10 @@ def load(entry: catalog.Model, device: torch.device) -> Loaded:
     pipeline = _read(entry, pipelines, device_.dtype(device))
     _check(entry, pipeline)
     pipeline.to(device)
+    for net in (pipeline.unet, pipeline.vae):
+        device_.place(net, device)
+    subbatches.limit(pipeline.vae)
+    pipeline.unet.register_forward_pre_hook(_timestep_there)
     parts, told = pipeline.components, _told(pipelines)
     further = {kind: each(**parts, **told) for kind, each in pipelines.further.items()}
     for each in (pipeline, *further.values()):
@@ -123,6 +139,12 @@ def _read(entry: catalog.Model, pipelines: _Pipelines, dtype: torch.dtype) -> An
             if isinstance(part, torch.nn.Module):
                 refuse(entry, name, lacking(entry.path / name, part))
         return pipeline
+
+
+def _timestep_there(_unet: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Schedulers count on the CPU, see `Loaded.scheduler`; the UNet is told in passing where it is."""
+    sample, timestep, *rest = given
+    return sample, timestep.to(sample.device, non_blocking=True), *rest
 
 
 def _told(pipelines: _Pipelines) -> dict[str, Any]:

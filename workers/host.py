@@ -13,7 +13,7 @@ from shared.errors import LeaseLost, Unreachable
 from shared.runs import Ledger
 from shared.settings import Settings
 from shared.store import Store
-from workers import device, hang
+from workers import compiled, device, hang
 from workers.app import NAME
 from workers.cache import Cache
 from workers.inputs import Inputs
@@ -21,6 +21,7 @@ from workers.models import Models
 from workers.prepare import Preparation
 from workers.quarantine import DRAIN
 
+COMPILED = ".compiled"  # beside the models that were fetched
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +53,8 @@ def host() -> Host:
     """The process's own; the first task makes it."""
     known = settings.load()
     chosen = device.open_device(known)
+    if known.compile_models:
+        compiled.keep_in(known.model_folder / COMPILED)
     store, ledger = Store(known), Ledger(known)
     name = os.environ.get(NAME, f"worker@{socket.gethostname()}")
     kept = Cache(store, known.model_folder, _still_wanted, partial(_show, ledger, name))
@@ -61,7 +64,9 @@ def host() -> Host:
         ledger=ledger,
         store=store,
         device=chosen,
-        models=Models(catalog.load(known.models, kept.folder), chosen, known.models_bytes, kept.bring),
+        models=Models(
+            catalog.load(known.models, kept.folder), chosen, known.models_bytes, kept.bring, known.compile_models
+        ),
         inputs=Inputs(store, known),
     )
 

@@ -1,8 +1,9 @@
 """A model on a device."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ class Loaded:
     size_bytes: int
     scheduler_config: dict[str, Any] = field(default_factory=dict)
     further: dict[str, Any] = field(default_factory=dict)  # pipelines of the same parts: img2img, inpaint
+    shapes: Sequence[int] = ()  # of compiled models: images in one call; none: any number
+    compiled: str = ""  # how, see workers.compiled
 
     vae: str = ""  # that it wears now instead of its own, see workers.dress
     loras: tuple[tuple[str, float], ...] = ()  # that it wears now
@@ -41,4 +44,10 @@ class Loaded:
         scheduler = scheduler_class.from_config(self.scheduler_config, **chosen.config)
         if "noise_sampler_seed" in scheduler.config:  # it draws noise by seed, all others by the images' generators
             scheduler.noise_sampler_seed = list(seeds)
+        scheduler.set_timesteps = partial(_on_cpu, scheduler.set_timesteps)
         return scheduler
+
+
+def _on_cpu(set_timesteps: Callable[..., None], *steps: int, **more: Any) -> None:
+    """Wherever the model is: with timesteps there, schedulers would ask the device in every step, and wait for it."""
+    set_timesteps(*steps, **more | {"device": "cpu"})

@@ -9,7 +9,8 @@ import torch
 
 from shared import catalog, families
 from shared.errors import ModelError
-from workers import device
+from workers import compiled, device
+from workers.loaded import Loaded
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,16 @@ Bring = Callable[[catalog.Model], None]  # has an entry's files on this host
 class Models:
     """What is loaded now. Raises ModelError when a model is absent, damaged, or not what the catalog says."""
 
-    def __init__(self, known: catalog.Catalog, on: torch.device, most_bytes: int, bring: Bring = lambda _: None):
+    def __init__(
+        self,
+        known: catalog.Catalog,
+        on: torch.device,
+        most_bytes: int,
+        bring: Bring = lambda _: None,
+        compile_how: compiled.How = "",
+    ):
         self.known = known
+        self.compile_how = compile_how
         self.device = on
         self.most_bytes = most_bytes
         self.bring = bring
@@ -57,7 +66,10 @@ class Models:
         self.bring(entry)
         check_files(entry)
         self._make_room(sum(path.stat().st_size for path in entry.files().values()), (beside,))
-        return LOADERS[entry.family](entry, self.device)
+        model = LOADERS[entry.family](entry, self.device)
+        if isinstance(model, Loaded):
+            compiled.begin(model, self.compile_how)
+        return model
 
     def _entry(self, name: str) -> catalog.Model:
         if name not in self.known.models:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -10,26 +9,28 @@ from typing import Any
 
 from shared import bury, keys, results, sheet
 from shared.errors import Canceled, LeaseLost, ModelError, Paused, Unreachable
-from shared.images import Pixels, sprite
+from shared.images import sprite
 from shared.jobs import Row, split_models
 from shared.shards import Claim, Outcome
 from shared.store import JSON_LINES
-from workers import batches, device, dress, finishing, fits, hang, memory, retry
+from workers import batches, device, drawing, dress, fits, hang, memory, retry, written
 from workers.batches import Item
-from workers.fits import Fit
+from workers.device import Moment
+from workers.drawing import Beside
+from workers.fits import Fits
 from workers.host import Draining, Host
 from workers.lease import Heartbeat
 from workers.loaded import Loaded
 from workers.memory import Rungs
-from workers.pipelines.runners import RUNNERS
 from workers.uploads import Uploads
+from workers.written import Errors
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str], None]  # shows progress
 
 
 class ShardRun:
-    """One claimed shard on this worker. `errors` holds why an item failed: (type, text)."""
+    """One claimed shard on this worker. `errors` holds why items failed."""
 
     def __init__(self, host: Host, claim: Claim, beat: Heartbeat, tell: Tell):
         self.host = host
@@ -37,7 +38,9 @@ class ShardRun:
         self.beat = beat
         self.tell = tell
         self.rows: list[Row] = []
-        self.errors: dict[tuple[int, int], tuple[str, str]] = {}
+        self.errors: Errors = {}
+        self.fits = Fits(host.ledger, host.device, host.settings.batch_images)
+        self.last: tuple[Moment, list[int]] | None = None  # the end of the last model call, and its rows
         self.finished = 0
         self.tries = 0
 
@@ -49,8 +52,8 @@ class ShardRun:
         tried_before = self.claim.shard.look or self.tries > 0
         self.tries += 1
         self.errors.clear()
-        if tried_before and (written := self._written()):
-            self.host.ledger.commit(self.claim, written)
+        if tried_before and (before := self._written()):
+            self.host.ledger.commit(self.claim, before)
             return
         self.rows = bury.rows_of(self.host.store, self.claim.run, self.claim.shard)
         model = self.host.models.get(split_models(self.claim.shard.model)[0])
@@ -72,14 +75,17 @@ class ShardRun:
     # --- making ---
 
     def _make(self, todo: Sequence[Item], model: Any, uploads: Uploads) -> None:
-        length = partial(_length, model)
+        length = partial(fits.length, model)
         todo = sorted(todo, key=length)
         while todo:
-            fit = self._fit(todo[0], model)
-            batch = batches.first(todo, fit.images, length)
+            fit = self.fits.of(todo[0], model)
+            batch = batches.first(todo, batches.most(fit.images, drawing.shapes(model)), length)
             todo = todo[len(batch) :]
             self._fetch_ahead([*batch, *todo[: len(batch)]])
             self._render(batch, model, uploads, fit.saving)
+        if self.last:
+            with hang.watched(self.host.settings.hang_s):
+                self.last[0].wait()
 
     def _leave_out(self, items: Sequence[Item]) -> None:
         """The run is canceled: these will not be made."""
@@ -89,9 +95,11 @@ class ShardRun:
     def _render(self, batch: Sequence[Item], model: Any, uploads: Uploads, saving: Rungs) -> None:
         """One batch through the model, in smaller pieces, or saving more memory, where it has to be."""
         self.check()
-        self.host.ledger.mark_rows(self.claim, [item.row.row for item in batch])
+        self.host.ledger.mark_rows(self.claim, [*self._under_way(), *(item.row.row for item in batch)])
         action = self._try(batch, model, uploads, saving)
-        self._remember(batch, model, action, saving)
+        if isinstance(action, retry.Halve | retry.Save):
+            device.free_memory(self.host.device)
+        self.fits.note(batch, model, action, saving)
         if isinstance(action, retry.Bury):
             self.errors |= dict.fromkeys((item.key for item in batch), (action.error_type, action.error))
         elif isinstance(action, retry.Save):
@@ -101,14 +109,18 @@ class ShardRun:
             for piece in pieces:
                 self._render(piece, model, uploads, saving)
 
+    def _under_way(self) -> list[int]:
+        """Rows of the call before this one, as long as the device works on it: they may be what ends the process."""
+        return self.last[1] if self.last and not self.last[0].over else []
+
     def _try(self, batch: Sequence[Item], model: Any, uploads: Uploads, saving: Rungs) -> retry.Action | None:
         # The traceback keeps tensors alive (pytorch#18853): only the error's meaning may outlive this function.
-        start = time.perf_counter()
+        start = Moment(self.host.device)
         try:
             with hang.watched(self.host.settings.hang_s):
                 ready, refused = self.host.preparation.prepare(batch)
                 hang.alive(self.host.settings.hang_s)
-                pictures = self._run(ready, model, saving)
+                pictures, held = drawing.draw(ready, model, saving, self._beside(model), self._on_step(batch))
         except (LeaseLost, ModelError, Unreachable):
             raise
         except Exception as error:
@@ -116,55 +128,34 @@ class ShardRun:
                 raise  # no other call will do better
             log.warning("batch of %d: %s", len(batch), error, exc_info=True)
             return retry.decide(error, len(batch), _left(batch, model, saving))
-        self.errors |= {key: (type(error).__name__, str(error)) for key, error in refused.items()}
-        seconds = time.perf_counter() - start
-        for item, pixels in zip(ready, pictures, strict=True):
-            uploads.add(item, pixels, self._made(ready, item, model, seconds, saving))
+        self.errors |= {key: (type(error).__name__, str(error)) for key, error in {**refused, **held}.items()}
+        end = Moment(self.host.device)
+        self.last = end, [item.row.row for item in batch]
+        shape = len(batches.filled(drawing.wanted(ready), drawing.shapes(model)))
+        for item, picture in zip(ready, pictures, strict=True):
+            uploads.add(item, picture, partial(self._made, item, model, shape, saving, start, end))
         self.finished += len(batch)
         self._show("")
         return None
 
-    def _run(self, ready: Sequence[Item], model: Any, saving: Rungs = ()) -> list[Pixels | None]:
-        """Through the model, all that it has to draw."""
-        drawn = batches.filled(_drawn(ready))
-        if drawn and isinstance(model, Loaded):
-            dress.dress(model, drawn[0].job, self._beside(model))
-        with memory.saving(model, saving):
-            pictures = RUNNERS[drawn[0].job.kind](drawn, model, self._on_step(drawn)) if drawn else []
-        if drawn and isinstance(model, Loaded):
-            pictures = self._without_unsafe(drawn, pictures, model)
-        found = iter(pictures)
-        return [next(found) if _is_drawn(item) else None for item in ready]
-
-    def _beside(self, model: Any) -> Callable[[str], Any]:
-        """Loads what goes with a model, which stays meanwhile."""
+    def _beside(self, model: Any) -> Beside:
         return partial(self.host.models.get, beside=model.name)
-
-    def _without_unsafe(
-        self, drawn: Sequence[Item], pictures: Sequence[Pixels | None], model: Any
-    ) -> list[Pixels | None]:
-        if not drawn[0].job.safety_checker:
-            return [*pictures]
-        from workers import safety  # noqa: PLC0415  # it imports diffusers, which takes seconds
-
-        held = safety.held_back(drawn, pictures, self._beside(model))
-        self.errors |= {key: (type(error).__name__, str(error)) for key, error in held.items()}
-        return [None if item.key in held else picture for item, picture in zip(drawn, pictures, strict=True)]
 
     def _fetch_ahead(self, items: Sequence[Item]) -> None:
         """The inputs of this batch and of the next one, while the model works."""
         self.host.inputs.want(item.job for item in items)
 
-    def _made(self, batch: Sequence[Item], item: Item, model: Any, seconds: float, saving: Rungs) -> dict[str, Any]:
+    def _made(self, item: Item, model: Any, shape: int, saving: Rungs, start: Moment, end: Moment) -> dict[str, Any]:
+        """How; known as soon as the picture has come."""
         own = {} if item.ready is None else item.ready.seconds
-        drawn = batches.filled(_drawn(batch))
         return {
             "model": {"name": model.name, "identity": model.identity},
             "device": device.describe(self.host.device),
             "threads": device.threads(),
-            "batch_shape": [len(drawn), item.job.height, item.job.width],
-            **({"memory": list(saving)} if drawn and saving else {}),
-            "seconds": {"batch": seconds, **own},
+            "batch_shape": [shape, item.job.height, item.job.width],
+            **({"memory": list(saving)} if shape and saving else {}),
+            **({"compiled": how} if shape and (how := getattr(model, "compiled", "")) else {}),
+            "seconds": {"batch": end.since(start), **own},
         }
 
     def _on_step(self, batch: Sequence[Item]) -> Callable[[int], None]:
@@ -192,30 +183,6 @@ class ShardRun:
         with suppress(Canceled):
             self.check()
 
-    # --- memory ---
-
-    def _fit(self, item: Item, model: Any) -> Fit:
-        if item.row.batch_images:  # made again as it was made then
-            return Fit(1, item.row.memory)
-        return fits.known(self.host.ledger, self._fit_key(item, model), self.host.settings.batch_images)
-
-    def _remember(self, batch: Sequence[Item], model: Any, action: retry.Action | None, saving: Rungs) -> None:
-        """Smaller batches as soon as one did not fit; what saves memory once it was enough: a row may fit nowhere."""
-        if isinstance(action, retry.Halve | retry.Save):
-            device.free_memory(self.host.device)
-        if isinstance(action, retry.Halve):
-            self._fits(batch[0], model, Fit((len(batch) + 1) // 2))
-        elif action is None and saving and not batch[0].row.batch_images:
-            self._fits(batch[0], model, Fit(1, saving))
-
-    def _fits(self, item: Item, model: Any, found: Fit) -> None:
-        known = self._fit(item, model)
-        if (least := fits.smaller(known, found)) != known:
-            fits.remember(self.host.ledger, self._fit_key(item, model), least)
-
-    def _fit_key(self, item: Item, model: Any) -> str:
-        return fits.key(item.job, model.identity, device.memory_of(self.host.device), _length(model, item))
-
     # --- storing ---
 
     def _without_stored(self, wanted: Sequence[Item], uploads: Uploads) -> list[Item]:
@@ -224,80 +191,22 @@ class ShardRun:
         return [item for item in wanted if not uploads.kept(item)]
 
     def _commit(self, wanted: Sequence[Item], uploads: Uploads) -> None:
-        lines: list[dict[str, Any]] = []
-        tiles: list[Pixels] = []
-        for item in wanted:
-            line, tile = self._line(item, uploads, len(tiles))
-            lines.append(line)
-            tiles += tile
-        lines = results.begun(lines)
-        self.host.ledger.mark_rows(self.claim, ())  # whoever has lost the lease writes no results
-        name, run, store = self.claim.shard.name, self.claim.run, self.host.store
+        claim, store = self.claim, self.host.store
+        thumbs = f"thumbs/{claim.shard.name}-{claim.token}.webp"  # of this try; another one's may hold others
+        lines, tiles = written.lines(claim, wanted, uploads, self.errors, thumbs)
+        self.host.ledger.mark_rows(claim, ())  # whoever has lost the lease writes no results
         if tiles:
-            sheet_image = sprite(tiles, sheet.TILE, sheet.TILES_PER_LINE)
-            store.put_new(keys.inside(run, self._thumbs), sheet_image, "image/webp")
+            store.put_new(keys.inside(claim.run, thumbs), sprite(tiles, sheet.TILE, sheet.TILES_PER_LINE), "image/webp")
         body = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
-        mine = store.put_new(keys.results(run, name), body, JSON_LINES)
-        self.host.ledger.commit(self.claim, outcome(lines) if mine else self._written() or outcome(lines))
-
-    @property
-    def _thumbs(self) -> str:
-        """The sheet of small copies of this try; another one may hold others."""
-        return f"thumbs/{self.claim.shard.name}-{self.claim.token}.webp"
-
-    def _line(self, item: Item, uploads: Uploads, tile: int) -> tuple[dict[str, Any], list[Pixels]]:
-        attempts = self.claim.shard.deaths.get(item.row.row, 0) + 1
-        if item.key not in self.errors:
-            try:
-                stored = uploads.result(item)
-            except LeaseLost:
-                raise
-            except Exception as error:
-                self.errors[item.key] = (type(error).__name__, str(error))
-            else:
-                tiles = stored.tiles if tile + len(stored.tiles) <= sheet.MOST_TILES else []
-                thumb = {"thumb": {"key": self._thumbs, "tile": tile, "count": len(tiles)}} if tiles else {}
-                facts = finishing.listed(item.name, stored.facts) | thumb
-                line = results.done_line(item.row, item.n, f"images/{item.name}", facts, attempts)
-                return line, tiles
-        error_type, text = self.errors[item.key]
-        state = "canceled" if error_type == results.CANCELED else "failed"
-        return results.failed_line(item.row, state, error_type, text, attempts, item.n), []
+        outcome = written.outcome(lines)
+        mine = store.put_new(keys.results(claim.run, claim.shard.name), body, JSON_LINES)
+        self.host.ledger.commit(claim, outcome if mine else self._written() or outcome)
 
     def _written(self) -> Outcome | None:
         """What an earlier try, or a worker that held the lease before, has written as this shard's results."""
-        body = self.host.store.get(keys.results(self.claim.run, self.claim.shard.name))
-        lines = [json.loads(line) for line in (body or b"").splitlines()]
-        # Rows that were isolated since are other shards'.
-        return outcome([line for line in lines if self.claim.shard.wants(line["row"])]) if body else None
-
-
-def _length(model: Any, item: Item) -> int:
-    """Texts of one length go together: a longer neighbour would change a shorter one's picture."""
-    return model.texts.windows(item.job) if isinstance(model, Loaded) and hasattr(item.job, "prompt") else 1
+        return written.read(self.claim, self.host.store.get(keys.results(self.claim.run, self.claim.shard.name)))
 
 
 def _left(batch: Sequence[Item], model: Any, saving: Rungs) -> Rungs:
     """What is made again is made as it was, or not at all."""
     return () if batch[0].row.batch_images else memory.left(memory.ladder(model), saving)
-
-
-def _is_drawn(item: Item) -> bool:
-    return item.ready is None or not item.ready.keep
-
-
-def _drawn(items: Sequence[Item]) -> list[Item]:
-    """What goes through the model: all but inputs that are kept as they are."""
-    return [item for item in items if _is_drawn(item)]
-
-
-def outcome(lines: Sequence[dict[str, Any]]) -> Outcome:
-    """A row is done when all its images are stored."""
-    bad = {line["row"]: line["state"] for line in lines if line["state"] != "done"}
-    rows = dict.fromkeys(line["row"] for line in lines)
-    return Outcome(
-        done=tuple(row for row in rows if row not in bad),
-        failed=tuple(row for row, state in bad.items() if state == "failed"),
-        dead=tuple(row for row, state in bad.items() if state == "dead"),
-        images=sum(line["row"] not in bad for line in lines),
-    )

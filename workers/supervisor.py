@@ -34,12 +34,20 @@ def device_names(settings: Settings) -> list[str]:
     """What to start a worker for: the setting, else every CUDA device, else MPS, else the CPU."""
     if settings.devices:
         return [name.strip() for name in settings.devices.split(",")]
+    if parts := mig_parts(os.environ.get("CUDA_VISIBLE_DEVICES", "")):
+        return [f"cuda:{i}" for i in range(parts)]
     if sys.platform == "linux" and not any(map(os.path.exists, CARDS)):
         return ["cpu"]  # without torch's two seconds or more
     # Asked in a process of its own: the supervisor must hold neither torch nor a CUDA context.
     answer = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True)
     cuda, mps = map(int, answer.stdout.split())
     return [f"cuda:{i}" for i in range(cuda)] or (["mps"] if mps else ["cpu"])
+
+
+def mig_parts(given: str) -> int:
+    """How many parts of MIG cards CUDA_VISIBLE_DEVICES names. CUDA itself shows a process only the first of them."""
+    cards = [card.strip() for card in given.split(",")]
+    return len(cards) if all(card.startswith("MIG-") for card in cards) else 0
 
 
 def visible(index: str, given: str | None) -> str:

@@ -55,12 +55,13 @@ class Uploads:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def add(self, item: Item, pixels: Pixels | None, made: dict[str, Any]) -> None:
-        """Take a picture from the model; waits while too many are on their way."""
+    def add(self, item: Item, picture: Callable[[], Pixels | None], made: Callable[[], dict[str, Any]]) -> None:
+        """Take a picture from the model; waits while too many are on their way. `picture` waits for the device, in one
+        of the threads here; then `made` says how it was made."""
         weight = _weight(item)
         for _ in range(weight):
             self._free.acquire()
-        future = self._pool.submit(self._put, item, pixels, made)
+        future = self._pool.submit(self._put, item, picture, made)
         future.add_done_callback(lambda _: self._free.release(weight))
         self._futures[item.key] = future
 
@@ -86,7 +87,8 @@ class Uploads:
         del self._futures[item.key]
         return False
 
-    def _put(self, item: Item, pixels: Pixels | None, made: dict[str, Any]) -> Stored:
+    def _put(self, item: Item, picture: Callable[[], Pixels | None], tell: Callable[[], dict[str, Any]]) -> Stored:
+        pixels, made = picture(), tell()
         start = time.perf_counter()
         texts = images.texts(item.job, item.n, self.model.name, self.model.identity, self.added)
         finished = finishing.finish(item, pixels, texts)

@@ -23,10 +23,9 @@ def arguments(items: Sequence[Item], model: Loaded, pipeline: Any, on_step: OnSt
     """Texts, guidance per image, a fresh scheduler in the pipeline; `on_step(i)` may raise to stop after step i."""
     jobs = [item.job for item in items]
     pipeline.scheduler = model.scheduler(jobs[0].scheduler, [item.seed for item in items])
-    guidance = torch.tensor([job.guidance_scale for job in jobs], device=model.device).view(-1, 1, 1, 1)
     return {
         **model.texts.arguments(jobs),
-        "guidance_scale": guidance.to(pipeline.unet.dtype),
+        "guidance_scale": torch.tensor([job.guidance_scale for job in jobs]).view(-1, 1, 1, 1),
         "num_inference_steps": jobs[0].num_inference_steps,
         "output_type": "pt",
         "callback_on_step_end": _callback(on_step, jobs[0].guidance_end),
@@ -39,21 +38,13 @@ def to_floats(pictures: Sequence[Pixels]) -> torch.Tensor:
     return torch.stack([torch.from_numpy(picture.copy()) for picture in pictures]).permute(0, 3, 1, 2).float() / 255
 
 
-def to_pixels(images: torch.Tensor) -> list[Pixels | None]:
-    """(N, 3, H, W) floats in [0, 1] -> N pictures HWC uint8, made on the device; None where a value is not finite."""
-    finite = torch.isfinite(images).flatten(1).all(dim=1).tolist()
-    whole = images.float().nan_to_num().mul(255).round().clamp(0, 255).to(torch.uint8)
-    pictures = whole.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return [picture if good else None for picture, good in zip(pictures, finite, strict=True)]
-
-
 def _callback(on_step: OnStep, guidance_end: float) -> Callable[..., dict[str, Any]]:
     def step_end(pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         on_step(step)
         guided = max(1, int(pipeline.num_timesteps * guidance_end))
         if step + 1 != guided or not pipeline.do_classifier_free_guidance:
             return {}
-        pipeline._guidance_scale = torch.ones_like(pipeline._guidance_scale)  # from here on, each picture goes once
+        pipeline._guidance_scale = torch.ones(len(pipeline._guidance_scale), 1, 1, 1)  # from here on, each goes once
         return {name: tensor.chunk(2)[1] for name, tensor in tensors.items() if tensor is not None}
 
     return step_end

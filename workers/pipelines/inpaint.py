@@ -7,13 +7,14 @@ import torch
 from torch.nn.functional import interpolate
 
 from shared.images import Pixels
+from workers.arriving import Arriving
 from workers.batches import Item
 from workers.loaded import Loaded
 from workers.pipelines import call
 
 
 @torch.inference_mode()
-def inpaint(items: Sequence[Item], model: Loaded, on_step: call.OnStep) -> list[Pixels | None]:
+def inpaint(items: Sequence[Item], model: Loaded, on_step: call.OnStep) -> Sequence[Pixels | None]:
     """One picture per prepared item: HWC, RGB, uint8; None where the model returned NaN or infinity."""
     job, pipeline = items[0].job, model.further["inpaint"]
     pictures = call.to_floats([item.ready.start for item in items])
@@ -32,7 +33,7 @@ def inpaint(items: Sequence[Item], model: Loaded, on_step: call.OnStep) -> list[
         height=job.height,
         strength=job.strength,
     ).images
-    return call.to_pixels(images)
+    return Arriving(images)
 
 
 def _latents(

@@ -11,7 +11,7 @@ from workers.pipelines.inpaint import inpaint
 from workers.pipelines.segment import segment
 from workers.pipelines.txt2img import txt2img
 
-Runner = Callable[[Sequence[Item], Any, OnStep], list[Pixels | None]]
+Runner = Callable[[Sequence[Item], Any, OnStep], Sequence[Pixels | None]]
 RUNNERS: dict[str, Runner] = {
     "txt2img": txt2img,
     "img2img": img2img,

@@ -8,6 +8,7 @@ from PIL import Image
 
 from shared.images import Pixels
 from shared.jobs import scaled
+from workers.arriving import Arriving
 from workers.batches import Item
 from workers.loaded import Loaded
 from workers.pipelines import call
@@ -16,7 +17,7 @@ LANCZOS = Image.Resampling.LANCZOS
 
 
 @torch.inference_mode()
-def txt2img(items: Sequence[Item], model: Loaded, on_step: call.OnStep) -> list[Pixels | None]:
+def txt2img(items: Sequence[Item], model: Loaded, on_step: call.OnStep) -> Sequence[Pixels | None]:
     """One picture per item: HWC, RGB, uint8; None where the model returned NaN or infinity."""
     job, pipeline = items[0].job, model.pipeline
     images = pipeline(
@@ -25,13 +26,13 @@ def txt2img(items: Sequence[Item], model: Loaded, on_step: call.OnStep) -> list[
         width=job.width,
         height=job.height,
     ).images
-    pictures = call.to_pixels(images)
+    pictures = Arriving(images)
     return _drawn_on(items, pictures, model, on_step) if job.hires_steps else pictures
 
 
 def _drawn_on(
     items: Sequence[Item], pictures: Sequence[Pixels | None], model: Loaded, on_step: call.OnStep
-) -> list[Pixels | None]:
+) -> Sequence[Pixels | None]:
     """The second pass: the pictures, scaled up, are what image to image begins with; the same noise as in the first."""
     job, pipeline = items[0].job, model.further["img2img"]
     nothing = np.zeros((job.height, job.width, 3), np.uint8)
@@ -43,4 +44,4 @@ def _drawn_on(
         image=call.to_floats(starts),
         strength=job.hires_strength,
     ).images
-    return [None if before is None else after for before, after in zip(pictures, call.to_pixels(images), strict=True)]
+    return [None if before is None else after for before, after in zip(pictures, Arriving(images), strict=True)]
