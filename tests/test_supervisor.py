@@ -90,6 +90,27 @@ def test_a_worker_sees_its_card_among_those_that_the_host_was_given() -> None:
     assert visible("0", "GPU-1a,GPU-2b") == "GPU-1a"
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("MIG-1a,MIG-2b, MIG-3c", ["cuda:0", "cuda:1", "cuda:2"]),
+        ("MIG-GPU-5e/1/0", ["cuda:0"]),
+        ("0,1", ["cpu"]),
+        ("", ["cpu"]),
+    ],
+)
+def test_every_part_of_a_card_that_the_host_was_given_has_a_worker(
+    given: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.supervisor.CARDS", (str(Path("/nowhere")),))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert device_names(Settings()) == expected
+
+
+def test_a_worker_sees_its_part_of_a_card() -> None:
+    assert [visible(str(n), "MIG-1a, MIG-2b") for n in range(2)] == ["MIG-1a", "MIG-2b"]
+
+
 def test_a_host_without_a_graphics_card_is_known_without_torch(monkeypatch) -> None:
     monkeypatch.setattr("workers.supervisor.CARDS", (str(Path("/nowhere")),))
     monkeypatch.setattr("workers.supervisor.subprocess.run", None)

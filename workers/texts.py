@@ -11,6 +11,9 @@ from shared.errors import BadInput
 from workers.weights import Fragment, fragments
 
 TEXTS_KEPT = 512  # 60 MB of a half-precision Stable Diffusion 1.5, 160 MB of an XL
+# Texts in one run of an encoder, by kind of device. A run on CUDA costs its hundreds of launches, however few texts go
+# in. It has always this many: the same text in another number of neighbours would differ by rounding.
+TOGETHER = {"cuda": 8}
 NOTHING = Fragment("", 1.0)
 
 
@@ -19,6 +22,16 @@ class Encoded(NamedTuple):
 
     embeds: torch.Tensor
     pooled: torch.Tensor | None
+
+
+class Wanted(NamedTuple):
+    """What is asked of the encoders. `second`: what the second one reads, if it is another text. `empty_is_zero`: where
+    the model was trained so, a negative prompt that says nothing is no text but zeros."""
+
+    text: str
+    clip_skip: int = 0
+    empty_is_zero: bool = False
+    second: str = ""
 
 
 class Texts:
