@@ -1,7 +1,7 @@
 # `make demo` on a fresh machine needs Python 3.11+, make and git; the rest comes into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults soak full-size fuzz lint bench lock down clean
+.PHONY: help install demo test faults soak full-size fuzz lint bench bench-gpu lock down clean
 
 PYTHONS := python3.13 python3.12 python3.11 python3
 STAMP := .venv/.installed
@@ -63,6 +63,9 @@ lint: $(STAMP)  ## Check style, types and who imports whom
 
 bench: $(STAMP)  ## Measure, and print a table
 	.venv/bin/python -m bench
+
+bench-gpu: $(STAMP)  ## Measure a CUDA device with models of real sizes: at most 9 minutes, offline
+	PYTHONPATH=tests/support .venv/bin/python -m bench.gpu
 
 down:  ## Stop the local stack
 	@if [ -x .venv/bin/produce ]; then .venv/bin/produce down; else echo "make: nothing is installed here, so nothing runs."; fi

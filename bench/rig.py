@@ -1,0 +1,67 @@
+"""What is measured on one device, and how long there is for it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from bench import giants
+from shared.catalog import Model
+
+GEMM = 8192, 10  # side of the matrices, and how often
+QUICK_GEMM = 256, 2
+
+
+@dataclass
+class Rig:
+    """`limit_s`: what would not fit into it is left out, and named."""
+
+    device: torch.device
+    quick: bool
+    folder: Path
+    limit_s: float
+    began_s: float = field(default_factory=time.monotonic)
+    left_out: list[str] = field(default_factory=list)
+    _models: dict[str, Model] = field(default_factory=dict)
+
+    def model(self, family: str) -> Model:
+        """One of the family's real size, made when it is first asked for; narrow in a quick bench."""
+        if family not in self._models:
+            self._models[family] = giants.make(family, self.folder / family, self.device, self.quick)
+            self.tidy()
+        return self._models[family]
+
+    def has_time(self, needed_s: float, what: str) -> bool:
+        """Whether so many seconds are left; if not, it is noted that this was left out."""
+        left = self.limit_s - (time.monotonic() - self.began_s)
+        if needed_s > left and not self.quick:
+            self.left_out.append(f"{what}: it takes about {needed_s:.0f} s, and {left:.0f} s were left")
+            return False
+        return True
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """Of the device, from the first call to its last kernel."""
+        self.wait()
+        start = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - start
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def tidy(self) -> None:
+        """Give back what is no longer used: others share the device."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def tflops(self) -> float:
+        """What large products of matrices in bf16 reach in this very session: the measure of all else."""
+        side, times = QUICK_GEMM if self.quick else GEMM
+        one = torch.randn(side, side, device=self.device, dtype=torch.bfloat16)
+        for _ in range(2):
+            one @ one
+        return times * 2 * side**3 / self.seconds(lambda: [one @ one for _ in range(times)]) / 1e12

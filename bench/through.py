@@ -1,0 +1,63 @@
+"""The whole way of a row with a device's worker and the storage, against the bare loop on the same device."""
+
+import json
+from statistics import median
+
+from bench import demo, table
+from bench.bareloop import BareLoop
+from bench.rig import Rig
+from bench.site import Recipe, Site
+from bench.table import Line, Part, number
+from shared.catalog import Model
+
+GOAL, GOAL_GAP_MS = 0.98, 5.0
+BATCH, STEPS, ROUNDS = 16, 20, 2
+ROWS, QUICK_ROWS = 192, 8
+NEEDED_S = 120.0
+CATALOG = """
+default = "giant"
+[models.giant]
+family = "sd15"
+path = {path}
+identity = "{identity}"
+defaults = {{ width = {side}, height = {side}, num_inference_steps = {steps}, guidance_scale = 7.5 }}
+limits = {{ min_size = 64 }}
+"""
+
+
+def measure(rig: Rig, _tflops: float) -> Part:
+    """Rounds in turns; each file has prompts of its own, and both sides draw batches of one size."""
+    part = Part([])
+    if not rig.has_time(NEEDED_S, "end to end"):
+        return part
+    entry, rows = rig.model("sd15"), QUICK_ROWS if rig.quick else ROWS
+    batch, steps = (4, 2) if rig.quick else (BATCH, STEPS)
+    overlay = _catalog(rig, entry, steps)
+    env = (("PIXELMILL_MODELS", str(overlay)), ("PIXELMILL_BATCH_IMAGES", str(batch)))
+    kind = rig.device.type
+    pairs = []
+    with Site(rig.quick) as site, BareLoop(entry.path, site.folder, kind) as loop:
+        fleet = site.fleet(Recipe(device=kind, env=env))
+        for turn in range(-1, 1 if rig.quick else ROUNDS):  # the first is for warming up
+            series = demo.series(site.folder, "through", turn + 1, rows)
+            seconds = fleet.make(series.path, series.run)
+            bare_seconds = loop.make([line["job"] for line in fleet.lines(series.run)], batch)
+            pairs.append((rows / seconds, rows / bare_seconds))
+    pairs = pairs[1:]
+    part.lines.append(table.ratio("sd15 through the system, over the bare loop", "img/s", pairs, GOAL))
+    added = [1000 * batch * (1 / ours - 1 / bare) for ours, bare in pairs]
+    figure = max(0.0, median(added))
+    part.lines.append(
+        Line("what the system adds to a batch", f"{number(figure)} ms", "", figure, "ms", GOAL_GAP_MS, at_least=False)
+    )
+    part.notes.append(
+        f"{rows} rows a round, batches of {batch}; added in each round: {', '.join(map(number, added))} ms"
+    )
+    return part
+
+
+def _catalog(rig: Rig, entry: Model, steps: int) -> str:
+    path = rig.folder / "giant.toml"
+    side = 64 if rig.quick else 512
+    path.write_text(CATALOG.format(path=json.dumps(str(entry.path)), identity=entry.identity, side=side, steps=steps))
+    return str(path)
