@@ -20,6 +20,7 @@ from torch import nn
 from shared import catalog
 from shared.errors import BadInput, ModelError
 from shared.images import Pixels
+from workers import attention
 from workers.reading import reading, size_bytes
 
 DECODED_BYTES = 512 << 20  # of masks at the picture's size, float32, three for each prompt
@@ -174,6 +175,7 @@ def load(entry: catalog.Model, device: torch.device) -> Segmenter:
         tensors = load_file(files[0]) if files[0].suffix == ".safetensors" else torch.load(files[0], weights_only=True)
         sam = _builder(entry.path, tensors)()
         sam.load_state_dict({name: value.float() for name, value in tensors.items()})
+    attention.fuse(sam.image_encoder)
     size = size_bytes(sam.parameters())
     return Segmenter(entry.name, entry.identity, device, sam.eval().to(device), size)
 
