@@ -41,6 +41,12 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
+def finish(device: torch.device) -> None:
+    """Wait until it has done what it was given: it works beside us, and a clock would see nothing of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def free_memory(device: torch.device) -> None:
     """Give cached blocks back, after the error that kept them alive is gone."""
     gc.collect()
