@@ -14,7 +14,7 @@ from torch import nn
 from shared import catalog
 from shared.errors import BadInput
 from shared.jobs import Row, Segment
-from workers import attention, masks, sam
+from workers import attention, device, masks, sam
 from workers.batches import Item
 from workers.demo import evaluate_masks
 from workers.demo.evaluate_edits import Scenes
@@ -138,6 +138,20 @@ def test_embeddings_and_masks_are_those_of_the_packages_predictor(random_entry: 
     assert answer.masks.any() and not answer.masks.all()
     assert np.array_equal(answer.masks[sure], (logits > 0)[sure])
     assert np.allclose(answer.scores, scores.clip(0, 1), atol=1e-5)
+
+
+def test_an_encoder_in_half_precision_finds_nearly_the_same_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CUDA device: the encoder's weights are bfloat16, everything else is float32."""
+    exact = sam.load(DEMO, CPU)
+    expected, _ = prepare(exact, CASES)
+    monkeypatch.setattr(device, "dtype", lambda _: torch.bfloat16)
+    half = sam.load(DEMO, CPU)
+    assert {weights.dtype for weights in half.sam.image_encoder.parameters()} == {torch.bfloat16}
+    assert {weights.dtype for weights in half.sam.mask_decoder.parameters()} == {torch.float32}
+    assert half.size_bytes < 0.75 * exact.size_bytes
+    rounded, _ = prepare(half, CASES)
+    assert {seen.features.dtype for seen in half._seen.values()} == {torch.float32}
+    assert min(overlaps(rounded, expected)) > 0.97
 
 
 def test_pictures_of_a_batch_of_rows_go_through_the_encoder_in_one_run(together: Segmenter) -> None:

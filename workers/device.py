@@ -32,7 +32,7 @@ def memory_of(device: torch.device) -> str:
 
 
 def dtype(device: torch.device) -> torch.dtype:
-    """What diffusion models compute in: half of the memory where the device is as fast with it, as CPUs are not."""
+    """What networks on it compute in: half of the memory where the device is as fast with it, as CPUs are not."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 

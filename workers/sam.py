@@ -133,8 +133,7 @@ class Segmenter:
         """Resized beside the device, as the package does it; there they go as bytes, and become numbers there."""
         small = [torch.as_tensor(self._predictor.transform.apply_image(pixels)) for pixels in pictures]
         ready = [self.sam.preprocess(one.to(self.device).permute(2, 0, 1)) for one in small]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            features = self.sam.image_encoder(torch.stack(ready))
+        features = self.sam.image_encoder(torch.stack(ready).to(device_.dtype(self.device)))
         self.encoded += len(pictures)
         # Each has memory of its own: a part of the batch would keep all of it.
         own = [one.to(torch.float32, copy=True) for one in features.split(1)]
@@ -222,6 +221,7 @@ def load(entry: catalog.Model, device: torch.device) -> Segmenter:
         sam = _builder(entry.path, tensors)()
         sam.load_state_dict({name: value.float() for name, value in tensors.items()})
     attention.fuse(sam.image_encoder)
+    sam.image_encoder.to(device_.dtype(device))  # the decoder is small: it stays as exact as it was
     size = size_bytes(sam.parameters())
     return Segmenter(entry.name, entry.identity, device, sam.eval().to(device), size)
 
