@@ -34,7 +34,7 @@ def measure(rig: Rig, tflops: float) -> Part:
     few = pictures[:PLAIN_PICTURES]
     _plainly(plain, few[:1])
     plain_rates = [len(few) / rig.seconds(lambda: _plainly(plain, few)) for _ in range(1 if rig.quick else ROUNDS)]
-    segmenter = sam.placed("vit-h", "0" * 64, rig.device, net)  # changes the net: it is what a worker has
+    segmenter = sam.placed("vit-h", "0" * 64, net, rig.device)  # changes the net: it is what a worker has
     _encode(segmenter, pictures, "warm")
     rates = [
         len(pictures) / rig.seconds(lambda turn=turn: _encode(segmenter, pictures, f"{turn}"))

@@ -50,9 +50,8 @@ def measure(rig: Rig, _tflops: float) -> Part:
     part.lines.append(
         Line("what the system adds to a batch", f"{number(figure)} ms", "", figure, "ms", GOAL_GAP_MS, at_least=False)
     )
-    part.notes.append(
-        f"{rows} rows a round, batches of {batch}; added in each round: {', '.join(map(number, added))} ms"
-    )
+    each = ", ".join(map(number, added))
+    part.notes.append(f"{rows} rows a round, batches of {batch}; added to a batch in each round: {each} ms")
     return part
 
 

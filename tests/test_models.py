@@ -79,10 +79,12 @@ def test_a_mask_model_does_not_push_out_the_model_that_draws_next(
 ) -> None:
     held = Models(known, CPU, most_bytes=10)
     first = held.get("a")
-    monkeypatch.setattr(Loaded, "look", lambda *_: False, raising=False)
-    monkeypatch.setattr(select, "select", lambda *given: given[-1]("c") and [])
+    segmenter = {"together": 1, "check": lambda *_: None, "study": lambda *_: {}, "look": lambda *_: False}
+    for name, value in segmenter.items():
+        monkeypatch.setattr(Loaded, name, value, raising=False)
+    monkeypatch.setattr(select, "select", lambda *given: given[-1]("c") and [[]])
     inputs: Any = SimpleNamespace(picture=lambda _: SimpleNamespace(pixels=None))
     job = MaskEdit.model_construct(model="a", mask_model="b", image="x", loras=(), embeddings=())
-    Preparation(inputs, held)._ask("x", [SimpleNamespace(job=job)])  # type: ignore[list-item]
+    Preparation(inputs, held)._selected([SimpleNamespace(job=job, key=(0, 0))], {})  # type: ignore[list-item]
     assert list(held._loaded) == ["a", "c"]
     assert held.get("a") is first

@@ -61,7 +61,7 @@ def memory_of(device: torch.device) -> str:
 
 
 def dtype(device: torch.device) -> torch.dtype:
-    """What diffusion models compute in: half of the memory where the device is as fast with it, as CPUs are not."""
+    """What networks on it compute in: half of the memory where the device is as fast with it, as CPUs are not."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
@@ -73,6 +73,12 @@ def place(net: Any, device: torch.device) -> Any:
 def threads() -> int:
     """CPU threads of one model call; part of what makes a picture again exactly."""
     return torch.get_num_threads()
+
+
+def finish(device: torch.device) -> None:
+    """Wait until it has done what it was given: it works beside us, and a clock would see nothing of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def free_memory(device: torch.device) -> None:

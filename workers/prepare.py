@@ -1,11 +1,10 @@
 """Edits made ready for the model: inputs read, masks found, windows cut. What is wrong with a row is its own error."""
 
-import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,9 @@ from workers.masks import Mask
 from workers.models import Models
 from workers.originals import Original
 from workers.ready import Found, Ready, Region
+
+if TYPE_CHECKING:  # torchvision takes seconds to import: only who selects waits
+    from workers.sam import Segmenter
 
 Refused = dict[tuple[int, int], BadInput]
 Selected = tuple[tuple[Found, ...], dict[str, float]]  # masks, and the seconds that finding them took
@@ -63,38 +65,44 @@ class Preparation:
     def _selected(self, items: Sequence[Item], refused: Refused) -> dict[Any, Selected]:
         """What the selectors find, by key: one embedding per picture, all of its prompts decoded together."""
         found: dict[Any, Selected] = {}
-        pictures: dict[str, list[Item]] = defaultdict(list)
+        rest: dict[str, list[Item]] = defaultdict(list)
         for item in items:
             if isinstance(item.job, jobs.Segment | MaskEdit):
-                pictures[item.job.image].append(item)
-        for name, group in pictures.items():
-            try:
-                answers, seconds = self._ask(name, group)
-            except BadInput as error:
-                refused |= dict.fromkeys((item.key for item in group), error)
-                continue
-            for item, answer in zip(group, answers, strict=True):
-                if isinstance(answer, EmptySelection) and getattr(item.job, "on_empty", "") == "keep":
-                    found[item.key] = ((), seconds)
-                elif isinstance(answer, BadInput):
-                    refused[item.key] = answer
-                else:
-                    found[item.key] = (tuple(answer), seconds)
-                    seconds = {}  # the embedding is paid for once
+                rest[item.job.image].append(item)
+        while rest:
+            segmenter = self._beside(items[0])(items[0].job.mask_model)
+            groups = {name: rest.pop(name) for name in [*rest][: segmenter.together]}
+            originals, seconds = self._look(groups, segmenter, refused)
+            for name, original in originals.items():
+                embed = {"embed": seconds[name]} if name in seconds else {}
+                answers = self._ask(name, original, groups[name], segmenter)
+                found |= _accepted(groups[name], answers, embed, refused)
         return found
 
-    def _ask(self, name: str, group: Sequence[Item]) -> tuple[list[Any], dict[str, float]]:
+    def _look(
+        self, groups: Mapping[str, Sequence[Item]], segmenter: "Segmenter", refused: Refused
+    ) -> tuple[dict[str, Original], dict[str, float]]:
+        """The pictures of these groups of rows, embedded together, and the seconds of each that was not known."""
+        originals: dict[str, Original] = {}
+        for name, group in groups.items():
+            try:
+                original = self.inputs.picture(name)
+                segmenter.check(original.pixels)
+                originals[name] = original
+            except BadInput as error:
+                refused |= dict.fromkeys((item.key for item in group), error)
+        return originals, segmenter.study({name: original.pixels for name, original in originals.items()})
+
+    def _ask(self, name: str, original: Original, group: Sequence[Item], segmenter: "Segmenter") -> list[Any]:
         from workers import select  # noqa: PLC0415  # torchvision takes seconds to import: only who selects waits
 
-        original = self.inputs.picture(name)
-        drawing, *_ = jobs.models(group[0].job).values()
-        get = partial(self.models.get, beside=drawing)  # it is in use: it comes next
-        segmenter = get(group[0].job.mask_model)
-        start = time.perf_counter()
-        made = segmenter.look(name, original.pixels)
-        seconds = {"embed": time.perf_counter() - start} if made else {}
-        wanted = [item.job for item in group]
-        return select.select(wanted, name, original, segmenter, get), seconds
+        segmenter.look(name, original.pixels)
+        return select.select([item.job for item in group], name, original, segmenter, self._beside(group[0]))
+
+    def _beside(self, item: Item) -> Callable[[str], Any]:
+        """Loads what finds masks; the model that draws is in use: it comes next."""
+        drawing, *_ = jobs.models(item.job).values()
+        return partial(self.models.get, beside=drawing)
 
     # --- kinds ---
 
@@ -129,6 +137,22 @@ class Preparation:
         else:
             mask = masks.binary(masks.fit(self.inputs.mask(job.mask_image), *_size(original.pixels)))
         return ~mask if job.mask_invert else mask
+
+
+def _accepted(
+    group: Sequence[Item], answers: Sequence[Any], seconds: dict[str, float], refused: Refused
+) -> dict[Any, Selected]:
+    """By key, what was found for rows on one picture; of the others, why not goes into `refused`."""
+    found: dict[Any, Selected] = {}
+    for item, answer in zip(group, answers, strict=True):
+        if isinstance(answer, EmptySelection) and getattr(item.job, "on_empty", "") == "keep":
+            found[item.key] = ((), seconds)
+        elif isinstance(answer, BadInput):
+            refused[item.key] = answer
+        else:
+            found[item.key] = (tuple(answer), seconds)
+            seconds = {}  # the embedding is paid for once
+    return found
 
 
 def masked(job: Any, ready: Ready, mask: Mask) -> Ready:

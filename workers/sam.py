@@ -1,8 +1,9 @@
 """Segment Anything: a checkpoint becomes a model on a device that keeps what it has seen of pictures."""
 
 import json
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,15 @@ from torch import nn
 from shared import catalog
 from shared.errors import BadInput, ModelError
 from shared.images import Pixels
+from workers import attention
+from workers import device as device_
 from workers.reading import reading, size_bytes
+from workers.retry import is_out_of_memory
 
 DECODED_BYTES = 512 << 20  # of masks at the picture's size, float32, three for each prompt
 KEPT_BYTES = 512 << 20  # of embeddings; one of the large models has 4 MiB
 MOST_TOGETHER = 64  # prompts
+PICTURES_TOGETHER = {"cuda": 8}  # in one run of the image encoder; elsewhere one: a CPU gains nothing by more
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # of the image encoder, and what the registry calls it
 SUFFIXES = (".safetensors", ".pth", ".pt")
 Scores = NDArray[np.float32]
@@ -56,13 +61,12 @@ class _Predictor(SamPredictor):
     """The package's predictor, whose embeddings the Segmenter sets: its automatic generator asks for them by itself."""
 
     def set_image(self, image: Pixels, image_format: str = "RGB") -> None:
-        if not self.is_image_set:
-            super().set_image(image, image_format)
+        pass
 
 
 @dataclass
 class Segmenter:
-    """`encoded` counts the runs of the image encoder."""
+    """`encoded` counts the pictures that went through the image encoder."""
 
     name: str
     identity: str
@@ -74,33 +78,80 @@ class Segmenter:
 
     def __post_init__(self) -> None:
         self._predictor = _Predictor(self.sam)
+        self.together = PICTURES_TOGETHER.get(self.device.type, 1)  # fewer, once memory did not hold them
 
-    @torch.inference_mode()
-    def look(self, name: str, pixels: Pixels) -> bool:
-        """Have the embedding of a picture (HWC, RGB, uint8) at hand; True if it had to be made.
+    # --- pictures ---
 
-        `name` stands for the picture's content: pictures of equal names share one embedding. Raises BadInput.
-        """
+    def check(self, pixels: Pixels) -> None:
+        """Raises BadInput of a picture (HWC) that nothing would be left of in the encoder's size."""
         short, long = sorted(pixels.shape[:2])
         if short * self.sam.image_encoder.img_size < long:
             raise BadInput(f"found {pixels.shape[1]} x {pixels.shape[0]} pixels; too narrow for Segment Anything")
-        made = name not in self._seen
-        predictor = self._predictor
-        predictor.reset_image()
-        if made:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                predictor.set_image(pixels)
-            self.encoded += 1
-            self._seen[name] = _Seen(predictor.features.float(), predictor.original_size, predictor.input_size)
-            self._forget()
-        self._seen.move_to_end(name)
+
+    def look(self, name: str, pixels: Pixels) -> bool:
+        """Turn to a picture (HWC, RGB, uint8); True if its embedding had to be made.
+
+        `name` stands for the picture's content: pictures of equal names share one embedding. Raises BadInput.
+        """
+        self.check(pixels)
+        made = self.study({name: pixels})
         self._show(self._seen[name])
-        return made
+        return bool(made)
+
+    @torch.inference_mode()
+    def study(self, pictures: Mapping[str, Pixels]) -> dict[str, float]:
+        """Have the embeddings of a few checked pictures at hand; all of them stay until others have to be made.
+
+        The new ones share one run of the encoder; returned are the seconds of each.
+        """
+        start = time.perf_counter()
+        new = {name: pixels for name, pixels in pictures.items() if name not in self._seen}
+        self._encode(new)
+        for name in pictures:
+            self._seen.move_to_end(name)
+        if not new:
+            return {}
+        self._forget(len(pictures))
+        device_.finish(self.device)
+        return dict.fromkeys(new, (time.perf_counter() - start) / len(new))
+
+    def _encode(self, pictures: Mapping[str, Pixels]) -> None:
+        """As many at once as memory holds, which is remembered."""
+        rest = [*pictures]
+        while some := rest[: self.together]:
+            try:
+                self._seen.update(zip(some, self._run([pictures[name] for name in some]), strict=True))
+                rest = rest[len(some) :]
+                continue
+            except Exception as error:
+                if len(some) == 1 or not is_out_of_memory(error):
+                    raise
+            self.together = (len(some) + 1) // 2
+            device_.free_memory(self.device)  # now that the error is gone: it kept tensors alive
+
+    def _run(self, pictures: Sequence[Pixels]) -> list[_Seen]:
+        """Resized beside the device, as the package does it; there they go as bytes, and become numbers there."""
+        small = [torch.as_tensor(self._predictor.transform.apply_image(pixels)) for pixels in pictures]
+        ready = [self.sam.preprocess(one.to(self.device).permute(2, 0, 1)) for one in small]
+        features = self.sam.image_encoder(torch.stack(ready).to(device_.dtype(self.device)))
+        self.encoded += len(pictures)
+        # Each has memory of its own: a part of the batch would keep all of it.
+        own = [one.to(torch.float32, copy=True) for one in features.split(1)]
+        sizes = [(pixels.shape[:2], tuple(one.shape[:2])) for pixels, one in zip(pictures, small, strict=True)]
+        return [_Seen(one, *size) for one, size in zip(own, sizes, strict=True)]
+
+    def _forget(self, keep: int) -> None:
+        """The pictures that were not asked about for the longest, but for the last `keep`."""
+        size = sum(seen.features.nbytes for seen in self._seen.values())
+        while size > KEPT_BYTES and len(self._seen) > keep:
+            size -= self._seen.popitem(last=False)[1].features.nbytes
 
     def _show(self, seen: _Seen) -> None:
         predictor = self._predictor
         predictor.features, predictor.original_size, predictor.input_size = seen
         predictor.is_image_set = True
+
+    # --- prompts ---
 
     def ask(self, prompts: list[Prompt]) -> list[Answer]:
         """Three candidates for each prompt about the picture looked at last.
@@ -157,11 +208,6 @@ class Segmenter:
         masks = (logits > threshold).cpu().numpy()
         return Answer(masks, scores.float().clamp(0, 1).cpu().numpy(), stability.float().cpu().numpy())
 
-    def _forget(self) -> None:
-        size = sum(seen.features.nbytes for seen in self._seen.values())
-        while size > KEPT_BYTES and len(self._seen) > 1:
-            size -= self._seen.popitem(last=False)[1].features.nbytes
-
 
 def load(entry: catalog.Model, device: torch.device) -> Segmenter:
     """A folder with one checkpoint under the package's names, .pth or .safetensors; config.json for other sizes."""
@@ -174,8 +220,14 @@ def load(entry: catalog.Model, device: torch.device) -> Segmenter:
         tensors = load_file(files[0]) if files[0].suffix == ".safetensors" else torch.load(files[0], weights_only=True)
         sam = _builder(entry.path, tensors)()
         sam.load_state_dict({name: value.float() for name, value in tensors.items()})
-    size = size_bytes(sam.parameters())
-    return Segmenter(entry.name, entry.identity, device, sam.eval().to(device), size)
+    return placed(entry.name, entry.identity, sam, device)
+
+
+def placed(name: str, identity: str, sam: Sam, device: torch.device) -> Segmenter:
+    """The package's model made fit for the device; it is changed itself."""
+    attention.fuse(sam.image_encoder)
+    sam.image_encoder.to(device_.dtype(device))  # the decoder is small: it stays as exact as it was
+    return Segmenter(name, identity, device, sam.eval().to(device), size_bytes(sam.parameters()))
 
 
 def _builder(folder: Path, tensors: dict[str, Any]) -> Callable[[], Sam]:
