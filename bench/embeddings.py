@@ -44,8 +44,8 @@ def measure(rig: Rig, tflops: float) -> Part:
     part.lines.append(Line("Segment Anything ViT-H, embeddings", f"{number(rate)} img/s", "", rate, "img/s", GOAL))
     pairs = list(zip(rates, plain_rates, strict=True))
     part.lines.append(table.ratio("the same, over the package's predictor (fp32)", "img/s", pairs, GOAL_OVER_PACKAGE))
-    share = f"{rate * TFLOP:.0f} TFLOP/s, {100 * rate * TFLOP / tflops:.0f} % of what products of matrices reach here"
-    part.notes.append(f"ViT-H: {share}; pictures are resized on the CPU, which is part of the time")
+    share = rig.share("ViT-H", rate, TFLOP, tflops)
+    part.notes.append(f"{share}; pictures are resized on the CPU, which is part of the time")
     part.profile.append(f"{len(pictures)} pictures, {segmenter.together} in a call, {os.cpu_count()} CPU cores")
     return part
 

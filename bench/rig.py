@@ -58,6 +58,13 @@ class Rig:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def share(self, what: str, rate: float, tflop: float, tflops: float) -> str:
+        """How much of what products of matrices reach is used; of narrow models nothing is known."""
+        used = rate * tflop
+        if self.quick:
+            return f"{what}: narrow"
+        return f"{what}: {used:.0f} TFLOP/s, {100 * used / tflops:.0f} % of what products of matrices reach here"
+
     def tflops(self) -> float:
         """What large products of matrices in bf16 reach in this very session: the measure of all else."""
         side, times = QUICK_GEMM if self.quick else GEMM

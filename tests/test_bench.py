@@ -1,6 +1,7 @@
 """The bench works and says what it means; its figures are not tested here."""
 
 import json
+import os
 import subprocess
 import sys
 from itertools import islice
@@ -77,3 +78,26 @@ def test_pictures_of_the_null_model_compress_as_photographs_do() -> None:
 @pytest.mark.parametrize(("value", "shown"), [(22_480.4, "22,480"), (0.953, "0.95"), (0.0, "0.00"), (0.001, "1.0e-03")])
 def test_numbers_are_as_long_as_they_need_to_be(value: float, shown: str) -> None:
     assert table.number(value) == shown
+
+
+def test_a_gpu_is_measured_by_code_that_runs_anywhere() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "support")}
+    command = [sys.executable, "-m", "bench.gpu", "--quick", "--device", "cpu"]
+    answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    for what in ("sd15 64x64", "sdxl 64x64", "diffusers' plain call", "ViT-H", "over the bare loop", "to a batch"):
+        assert what in answer.stdout
+    assert answer.stdout.count("equal pixel for pixel") == 2
+
+
+def test_a_host_without_a_card_is_told_what_measures_it() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "bench.gpu"],
+        cwd=ROOT,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "tests" / "support")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 2
+    assert "found no CUDA device; `python -m bench` measures without one" in answer.stderr
