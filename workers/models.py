@@ -135,7 +135,7 @@ def check_files(entry: catalog.Model) -> None:
 
 
 LOADERS: dict[str, Callable[[catalog.Model, torch.device], Resident]] = {
-    **dict.fromkeys(families.of_column("model"), _diffusion),
+    **dict.fromkeys((*families.of_column("model"), *families.of_column("refiner")), _diffusion),
     "vae": _vae,
     "lora": _lora,
     "embedding": _embedding,
