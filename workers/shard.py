@@ -14,7 +14,7 @@ from shared.images import Pixels, sprite
 from shared.jobs import Row, split_models
 from shared.shards import Claim, Outcome
 from shared.store import JSON_LINES
-from workers import batches, device, dress, finishing, fits, hang, memory, retry
+from workers import batches, device, dress, finishing, fits, hang, memory, refiner, retry
 from workers.batches import Item
 from workers.fits import Fit
 from workers.host import Draining, Host
@@ -129,7 +129,7 @@ class ShardRun:
         drawn = batches.filled(_drawn(ready))
         if drawn and isinstance(model, Loaded):
             dress.dress(model, drawn[0].job, self._beside(model))
-        with memory.saving(model, saving):
+        with refiner.beside(model, drawn, self._beside(model)), memory.saving(model, saving):
             pictures = RUNNERS[drawn[0].job.kind](drawn, model, self._on_step(drawn)) if drawn else []
         if drawn and isinstance(model, Loaded):
             pictures = self._without_unsafe(drawn, pictures, model)
