@@ -249,7 +249,8 @@ def test_a_shard_puts_on_what_its_rows_name(things: Callable[[str], Things]) -> 
     mine = things("sd15")
     model = mine.models.get("tiny-sd15")
     host = SimpleNamespace(models=mine.models, settings=SimpleNamespace(hang_s=900), must_drain=lambda: False)
-    shard: Any = ShardRun(host, None, SimpleNamespace(check=lambda: None), lambda _: None)  # type: ignore[arg-type]
+    claim: Any = SimpleNamespace(shard=SimpleNamespace(model="tiny-sd15+vae+one"))
+    shard: Any = ShardRun(host, claim, SimpleNamespace(check=lambda: None), lambda _: None)  # type: ignore[arg-type]
     for fields in ({}, {"loras": (("one", 1.0),)}, {"vae": "vae"}):
         wanted = replace(sample(3, Txt2Img, **fields), ready=None)
         with hang.watched(900):  # as a worker does; else each step would set a clock that ends this process

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -212,20 +213,21 @@ def test_it_saves_memory_with_the_model_and_nothing_is_left_switched_on(things: 
 
 
 def test_it_is_at_hand_only_while_its_rows_are_drawn_and_may_leave_memory_then(things: Things) -> None:
-    models = things.held(most_bytes=1)
-    model = models.get("xl")
-    with refiner.beside(model, [refined(3)], lambda name: models.get(name, beside="xl")):
-        assert model.refiner is models.get("polish", beside="xl")
-        assert models.get("xl", beside="polish") is model
+    models, shard = things.held(most_bytes=1), "xl+sunny+polish"
+    model = models.get("xl", beside=shard)
+    with refiner.beside(model, [refined(3, embeddings=("sunny",))], partial(models.get, beside=shard)):
+        polish = model.refiner
+        assert models.get("polish", beside=shard) is polish
     assert model.refiner is None
-    with refiner.beside(model, [refined(3, refiner="")], models.get):
-        assert model.refiner is None
+    assert models.get("xl", beside=shard) is model and models.get("polish", beside=shard) is polish
+    models.get("xl")
+    assert models.get("polish") is not polish
 
 
 def test_a_shard_draws_with_the_refiner_that_its_rows_name(things: Things) -> None:
     models = things.models
     run: Any = SimpleNamespace(host=SimpleNamespace(models=models, settings=SimpleNamespace(hang_s=60)), errors={})
-    run._beside = lambda model: ShardRun._beside(run, model)
+    run._get = models.get
     run._on_step = lambda _: lambda _: None
     run._without_unsafe = lambda *given: ShardRun._without_unsafe(run, *given)
     item = replace(refined(3), ready=None)

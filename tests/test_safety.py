@@ -73,7 +73,7 @@ def test_what_it_holds_back_fails_with_the_reason_and_its_neighbour_is_stored(
     entries = tiny_models.entry("sd15", path), checker
     models = Models(tiny_models.known(*entries), torch.device("cpu"), 1 << 40)
     run: Any = SimpleNamespace(host=SimpleNamespace(models=models, settings=SimpleNamespace(hang_s=60)), errors={})
-    run._beside = lambda model: ShardRun._beside(run, model)
+    run._get = models.get
     run._on_step = lambda _: lambda _: None
     run._without_unsafe = lambda *given: ShardRun._without_unsafe(run, *given)
     monkeypatch.setitem(ShardRun._run.__globals__["RUNNERS"], "txt2img", lambda *_: pictures())

@@ -17,11 +17,9 @@ def beside(model: Any, items: Sequence[Item], get: Callable[[str], Any]) -> Iter
     if not name:
         yield
         return
-    job = items[0].job
-    words = {word: get(word) for word in job.embeddings}  # first: what is loaded later may push the refiner out
     refiner: Loaded = get(name)
-    dress.teach(refiner, job, words.__getitem__)
-    if job.vae:
+    dress.teach(refiner, items[0].job, get)
+    if items[0].job.vae:
         refiner.pipeline.register_modules(vae=model.pipeline.vae)
     model.refiner = refiner
     try:

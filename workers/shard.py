@@ -53,9 +53,9 @@ class ShardRun:
             self.host.ledger.commit(self.claim, written)
             return
         self.rows = bury.rows_of(self.host.store, self.claim.run, self.claim.shard)
-        model = self.host.models.get(split_models(self.claim.shard.model)[0])
+        model = self._get(split_models(self.claim.shard.model)[0])
         if isinstance(model, Loaded):
-            dress.teach(model, self.rows[0].job, self._beside(model))
+            dress.teach(model, self.rows[0].job, self._get)
         with Uploads(self.host.store, self.claim.run, model, self.host.models.identities, self.still_ours) as uploads:
             wanted = batches.items(self.rows)
             todo = self._without_stored(wanted, uploads) if tried_before else wanted
@@ -128,17 +128,17 @@ class ShardRun:
         """Through the model, all that it has to draw."""
         drawn = batches.filled(_drawn(ready))
         if drawn and isinstance(model, Loaded):
-            dress.dress(model, drawn[0].job, self._beside(model))
-        with refiner.beside(model, drawn, self._beside(model)), memory.saving(model, saving):
+            dress.dress(model, drawn[0].job, self._get)
+        with refiner.beside(model, drawn, self._get), memory.saving(model, saving):
             pictures = RUNNERS[drawn[0].job.kind](drawn, model, self._on_step(drawn)) if drawn else []
         if drawn and isinstance(model, Loaded):
             pictures = self._without_unsafe(drawn, pictures, model)
         found = iter(pictures)
         return [next(found) if _is_drawn(item) else None for item in ready]
 
-    def _beside(self, model: Any) -> Callable[[str], Any]:
-        """Loads what goes with a model, which stays meanwhile."""
-        return partial(self.host.models.get, beside=model.name)
+    def _get(self, name: str) -> Any:
+        """A model; nothing that the shard's rows need leaves for it."""
+        return self.host.models.get(name, beside=self.claim.shard.model)
 
     def _without_unsafe(
         self, drawn: Sequence[Item], pictures: Sequence[Pixels | None], model: Any
@@ -147,7 +147,7 @@ class ShardRun:
             return [*pictures]
         from workers import safety  # noqa: PLC0415  # it imports diffusers, which takes seconds
 
-        held = safety.held_back(drawn, pictures, self._beside(model))
+        held = safety.held_back(drawn, pictures, self._get)
         self.errors |= {key: (type(error).__name__, str(error)) for key, error in held.items()}
         return [None if item.key in held else picture for item, picture in zip(drawn, pictures, strict=True)]
 
