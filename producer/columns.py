@@ -9,6 +9,7 @@ from shared import embeddings as embeddings_
 from shared import families, jobs, results, schedulers
 from shared import post as post_
 from shared.catalog import Catalog, Limits, Model
+from shared.families import FAMILIES
 
 # Canonical name (diffusers') -> what users of other tools call it. Case, spaces and dashes do not matter.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -32,6 +33,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "hires_scale": ("hr_scale", "hires_upscale"),
     "hires_steps": ("hr_second_pass_steps",),
     "hires_strength": (),
+    "refiner": ("refiner_checkpoint", "refiner_model"),
+    "refiner_start": ("refiner_switch_at",),
     "safety_checker": (),
     "output_format": ("image_format", "format"),
     "quality": ("jpeg_quality",),
@@ -92,9 +95,10 @@ def size(cell: str, limits: Limits, model: str) -> int:
 
 
 def model(cell: str, catalog: Catalog, column: str = "model") -> Model:
-    fitting = catalog.of(column)
+    fitting, other = catalog.of(column), catalog.models.get(cell)
     if cell not in fitting:
-        raise BadCell("one of " + (", ".join(sorted(fitting)) or "none"), did_you_mean(cell, fitting))
+        hint = f"{cell!r} is {FAMILIES[other.family].title}" if other else did_you_mean(cell, fitting)
+        raise BadCell("one of " + (", ".join(sorted(fitting)) or "none"), hint)
     return fitting[cell]
 
 

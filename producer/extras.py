@@ -1,5 +1,6 @@
-"""What a row asks for beside its model's own: other parts, other texts, a second pass."""
+"""What a row asks for beside its model's own: other parts, other texts, a second pass, a refiner."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ NO_LORAS: tuple[jobs.Lora, ...] = ()
 LEAST_GUIDED = 0.01  # of the steps; a row without guidance says guidance_scale 1
 SECOND = ("prompt_2", "negative_prompt_2")
 HIRES_STRENGTH = jobs.Txt2Img.model_fields["hires_strength"].default
+REFINER_START = jobs.Txt2Img.model_fields["refiner_start"].default
 
 
 def beside(reading: Cells, catalog: Catalog, model: Model, settings: Settings) -> dict[str, Any]:
@@ -62,6 +64,26 @@ def hires(reading: Cells, values: Mapping[str, Any], limits: Limits) -> dict[str
     for side in {jobs.scaled(values[name], scale) for name in ("width", "height")}:
         reading.read("hires_scale", 0, columns.size, str(side), beyond, values["model"])
     return {"hires_scale": scale, "hires_steps": steps, "hires_strength": strength}
+
+
+def refined(reading: Cells, values: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
+    """Fields of a refiner, where the row names one. `values`: of the job without it."""
+    refiner = reading.get("refiner", None, columns.model, catalog, "refiner")
+    if refiner is None:
+        return {}
+    if families.base_of(catalog.models[values["model"]].family) != "sdxl":
+        why = f"because model {values['model']!r} is none of Stable Diffusion XL"
+        reading.useless("refiner", reading.cells["refiner"], why)
+    if values["guidance_end"] < 1:
+        reading.useless("guidance_end", reading.cells["guidance_end"], "because a refiner is guided as its model is")
+    start, steps = reading.get("refiner_start", REFINER_START, decimal, 0.01, 0.99), values[STEPS]
+    if steps < 2:
+        reading.refuse(STEPS, reading.cells.get(STEPS, ""), BadCell("2 steps at least, because of the refiner"))
+    elif int(steps * start) < 1:
+        least = math.ceil(100 / steps) / 100
+        bad = BadCell(f"a share of which {steps} steps leave the model itself one at least: from {least}")
+        reading.refuse("refiner_start", reading.cells.get("refiner_start", ""), bad)
+    return {"refiner": refiner.name, "refiner_start": start}
 
 
 def too_weak(steps: int) -> BadCell:

@@ -72,7 +72,7 @@ class _Maker:
         values |= self._diffusion(plain.get("action", "")) | plain
         if self.ask.kind == "txt2img":
             limits = self.catalog.models[values["model"]].limits
-            values |= extras.hires(self.reading, values, limits)
+            values |= extras.hires(self.reading, values, limits) | extras.refined(self.reading, values, self.catalog)
         self._check_steps(values)
         self._check_strength(values)
         return values | self._format(values)

@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple
 
 from producer.stored import Place
 from shared.errors import PixelmillError, UsageError
+from shared.families import FAMILIES
 
 Shapes = Mapping[str, tuple[int, ...]]
 MOST_HEADER_BYTES = 100_000_000  # as safetensors itself allows
@@ -20,11 +21,11 @@ CHANNELS = "model.diffusion_model.input_blocks.0.0.weight"
 # The text encoder tells the families apart whatever their size.
 ENCODERS = {
     "conditioner.embedders.1.": "sdxl",
+    "conditioner.embedders.0.model.": "sdxl-refiner",
     "cond_stage_model.model.": "sd2",
     "cond_stage_model.transformer.": "sd15",
 }
 OTHERS = {
-    "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL",
     "emb_params": "a textual inversion of no such model",
     "control_model.": "a ControlNet",
     "double_blocks.": "a model of the family Flux",
@@ -73,8 +74,8 @@ def of_tensors(path: Place, found: Shapes) -> Found:
     if name is None or CHANNELS not in found:
         what = next((what for prefix, what in OTHERS.items() if _any(found, prefix)), "tensors of no known model")
         raise UsageError(
-            f"{path}: found {what}; expected a whole Stable Diffusion 1.x, 2.x or XL, an autoencoder, a LoRA, or a "
-            "textual inversion"
+            f"{path}: found {what}; expected a whole Stable Diffusion 1.x, 2.x or XL, the refiner of XL, an "
+            "autoencoder, a LoRA, or a textual inversion"
         )
     if not _any(found, "first_stage_model."):
         raise UsageError(f"{path}: found no autoencoder (first_stage_model...); expected a whole Stable Diffusion")
@@ -179,7 +180,7 @@ def _of_folder(folder: Place) -> Found:
     """By `model_index.json` or `config.json` (diffusers, transformers), or the one checkpoint (Segment Anything)."""
     index, config = _json(folder / "model_index.json"), _json(folder / "config.json") or {}
     if index is not None:
-        return Found(_of_pipeline(folder, str(index.get("_class_name", ""))))
+        return Found(_of_pipeline(folder, index))
     if config.get("model_type") == "clipseg":
         return Found("clipseg")
     if "StableDiffusionSafetyChecker" in config.get("architectures", ()):
@@ -197,7 +198,8 @@ def _of_folder(folder: Place) -> Found:
     )
 
 
-def _of_pipeline(folder: Place, class_name: str) -> str:
+def _of_pipeline(folder: Place, index: dict[str, Any]) -> str:
+    class_name = str(index.get("_class_name", ""))
     stem = class_name.removesuffix("Pipeline").removesuffix("Img2Img").removesuffix("Inpaint")
     unet = _json(folder / "unet" / "config.json")
     if stem not in PIPELINES or unet is None:
@@ -207,13 +209,17 @@ def _of_pipeline(folder: Place, class_name: str) -> str:
     name = PIPELINES[stem]
     if name == "sd15" and unet.get("use_linear_projection"):
         name = "sd2"
+    if name == "sdxl" and index.get("text_encoder") in (None, [None, None]):  # it has the second one alone
+        name = "sdxl-refiner"
     return _with_channels(folder, name, unet.get("in_channels", PLAIN))
 
 
 def _with_channels(path: Place, name: str, channels: int) -> str:
-    if channels not in (PLAIN, MASKED):
-        raise UsageError(f"{path}: its UNet takes {channels} channels; expected {PLAIN}, or {MASKED} for inpainting")
-    return name if channels == PLAIN else f"{name}-inpaint"
+    families = {PLAIN: name, MASKED: f"{name}-inpaint"}
+    if families.get(channels) not in FAMILIES:
+        expected = f"{PLAIN}, or {MASKED} for inpainting" if families[MASKED] in FAMILIES else str(PLAIN)
+        raise UsageError(f"{path}: its UNet takes {channels} channels; expected {expected}")
+    return families[channels]
 
 
 def _json(path: Place) -> dict[str, Any] | None:

@@ -223,8 +223,8 @@ def below(folder: Path) -> dict[str, Path]:
 
 
 def _is_single_file(family: Any, suffix: str) -> bool:
-    whole = family in ADDED or family in families.of_column("model")
-    return family == "embedding" or (suffix in SINGLE_FILES and whole)
+    whole = (*ADDED, *families.of_column("model"), *families.of_column("refiner"))
+    return family == "embedding" or (suffix in SINGLE_FILES and family in whole)
 
 
 def _table(values: Any) -> dict[str, Any]:

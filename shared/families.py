@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Diffusion = Literal["sd15", "sd15-inpaint", "sd2", "sd2-inpaint", "sdxl", "sdxl-inpaint"]
-Name = Literal[Diffusion, "vae", "lora", "embedding", "safety", "sam", "clipseg"]
+Name = Literal[Diffusion, "sdxl-refiner", "vae", "lora", "embedding", "safety", "sam", "clipseg"]
 Base = Literal["sd15", "sd2", "sdxl"]  # what an autoencoder, a LoRA or a textual inversion belongs to
 
 
@@ -30,6 +30,7 @@ FAMILIES: dict[Name, Family] = {
     "sd2-inpaint": Family("model", "Stable Diffusion 2.x for inpainting", {}, _TO_2048, inpaints_only=True),
     "sdxl": Family("model", "Stable Diffusion XL", _SDXL, _TO_2048),
     "sdxl-inpaint": Family("model", "Stable Diffusion XL for inpainting", _SDXL, _TO_2048, inpaints_only=True),
+    "sdxl-refiner": Family("refiner", "the refiner of Stable Diffusion XL"),
     "vae": Family("vae", "an autoencoder"),
     "lora": Family("loras", "a LoRA"),
     "embedding": Family("embeddings", "a textual inversion"),

@@ -110,6 +110,7 @@ def infotext(job: Generation, n: int, model: str, identity: str, added: Mapping[
         **({"Clip skip": job.clip_skip + 1} if job.clip_skip else {}),  # there, 1 is none
         "RNG": "CPU",
         **(_hires_fields(job) if isinstance(job, Txt2Img) and job.hires_steps else {}),
+        **(_refiner_fields(job, added) if isinstance(job, Txt2Img) and job.refiner else {}),
         **(_mask_fields(job) if isinstance(job, Masked) else {}),
         **_hashes("Lora", [name for name, _ in job.loras], added),
         **_hashes("TI", job.embeddings, added),
@@ -129,6 +130,13 @@ def _hires_fields(job: Txt2Img) -> dict[str, Any]:
         "Hires upscale": f"{job.hires_scale:g}",
         "Hires steps": job.hires_steps,
         "Hires upscaler": "Lanczos",
+    }
+
+
+def _refiner_fields(job: Txt2Img, added: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "Refiner": f"{job.refiner} [{added[job.refiner][:10]}]",
+        "Refiner switch at": f"{job.refiner_start:g}",
     }
 
 

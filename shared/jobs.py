@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SEED_LIMIT = 2**32  # seeds are the first 32 bits of a hash, or what the row says
 MOST_STEPS = 1000
 MOST_GUIDANCE = 100
@@ -67,6 +67,8 @@ class Txt2Img(_Diffusion):
     hires_scale: Annotated[float, Field(ge=1, le=MOST_HIRES, allow_inf_nan=False)] = 1.0  # above 1: drawn on, larger
     hires_steps: Annotated[int, Field(ge=0, le=MOST_STEPS)] = 0  # 0: no second pass
     hires_strength: Share = 0.7
+    refiner: str = ""  # a model that ends what the job's model begins; empty: none does
+    refiner_start: Annotated[float, Field(gt=0, lt=1)] = 0.8  # how much of the noise is gone then, by training steps
 
 
 class Img2Img(_Diffusion):
@@ -196,7 +198,7 @@ def identity_fields(identities: Mapping[str, str]) -> dict[str, str]:
 
 def models(job: Job) -> dict[str, str]:
     """The models that a job needs, by the field that names them; the first one makes the picture."""
-    roles = ("model", "vae", "mask_model", "mask_text_model", "safety_checker")
+    roles = ("model", "vae", "mask_model", "mask_text_model", "safety_checker", "refiner")
     named = {role: name for role in roles if (name := getattr(job, role, ""))}
     named |= {f"lora_{i}": name for i, (name, _) in enumerate(getattr(job, "loras", ()))}
     return named | {f"embedding_{i}": name for i, name in enumerate(getattr(job, "embeddings", ()))}
@@ -239,7 +241,7 @@ def batch_key(job: Job) -> tuple[Any, ...]:
     )
     common += (job.guidance_end, job.vae, job.loras, job.embeddings, job.clip_skip, job.safety_checker)
     if isinstance(job, Txt2Img):
-        return (*common, job.hires_scale, job.hires_steps, job.hires_strength)
+        return (*common, job.hires_scale, job.hires_steps, job.hires_strength, job.refiner, job.refiner_start)
     if isinstance(job, Img2Img):
         return (*common, job.strength)
     return (*common, job.strength, job.masked_content, *models(job).values())

@@ -24,6 +24,9 @@ PARAMETERS = {
     "sdxl/vae": 83_653_863,
     "sdxl/text_encoder": 123_060_480,
     "sdxl/text_encoder_2": 694_659_840,
+    "sdxl-refiner/unet": 2_259_526_660,  # with those below, in 16 bits, the published file but for its header
+    "sdxl-refiner/vae": 83_653_863,
+    "sdxl-refiner/text_encoder_2": 694_659_840,
 }
 VALUES = {
     "sd15/vae": {"scaling_factor": 0.18215},
@@ -32,13 +35,17 @@ VALUES = {
     "sd15/unet": {"attention_head_dim": 8},
     "sd2/unet": {"attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True, "upcast_attention": True},
     "sdxl/unet": {"attention_head_dim": [5, 10, 20], "use_linear_projection": True, "addition_embed_type": "text_time"},
+    "sdxl-refiner/vae": {"scaling_factor": 0.13025, "force_upcast": True},
+    "sdxl-refiner/unet": {"attention_head_dim": [6, 12, 24, 24], "projection_class_embeddings_input_dim": 2560},
     "sd15/text_encoder": {"hidden_act": "quick_gelu", "num_attention_heads": 12},
     "sd2/text_encoder": {"hidden_act": "gelu", "num_attention_heads": 16},
     "sdxl/text_encoder": {"hidden_act": "quick_gelu", "num_attention_heads": 12},
     "sdxl/text_encoder_2": {"hidden_act": "gelu", "num_attention_heads": 20},
+    "sdxl-refiner/text_encoder_2": {"hidden_act": "gelu", "num_attention_heads": 20},
     "sd15/scheduler": {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
     "sd2/scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
     "sdxl/scheduler": {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
+    "sdxl-refiner/scheduler": {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
 }
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 

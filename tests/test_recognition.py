@@ -1,6 +1,7 @@
 """`produce models`: what a file is, is told by its header; what is no model of a known family is refused by name."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from producer import cli, recognition
 from shared import catalog, families
 from shared.errors import UsageError
 
-DIFFUSION = families.of_column("model")
+DIFFUSION = [*families.of_column("model"), *families.of_column("refiner")]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,6 @@ def test_an_autoencoder_alone_is_known_and_needs_a_word_about_its_models(
     [
         ("emb_params", (2, 999), "found a textual inversion of no such model"),
         ("model.diffusion_model.input_blocks.0.0.weight", (320, 4, 3, 3), "found a UNet without a text encoder"),
-        ("conditioner.embedders.0.model.ln_final.weight", (4,), "found the refiner"),
         ("double_blocks.0.img_attn.norm.key_norm.scale", (4,), "found a model of the family Flux"),
         ("weight", (1,), "found tensors of no known model"),
     ],
@@ -112,6 +112,14 @@ def test_a_unet_of_other_channels_is_refused(tensors: dict[str, ldm.Tensors], tm
     other = tensors["sd15"] | {recognition.CHANNELS: torch.zeros(16, 8, 3, 3)}
     with pytest.raises(UsageError, match="takes 8 channels; expected 4, or 9"):
         recognition.look(single(other, tmp_path))
+
+
+def test_a_refiner_that_inpaints_is_none(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["sdxl-refiner"], tmp_path / "refiner"))
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 9}))
+    with pytest.raises(UsageError, match=r"takes 9 channels; expected 4$"):
+        recognition.look(folder)
 
 
 def test_a_file_that_was_cut_off_is_refused(tensors: dict[str, ldm.Tensors], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from workers.fits import length as length_of
 from workers.loaded import Loaded
 
 FAMILIES = ("sd15", "sd2", "sdxl")
+READERS = (*FAMILIES, "sdxl-refiner")
 MOST = 32  # tokens of a tiny encoder, with a beginning and an end
 LONG = "a large red circle on a blue background, and a small green star beside it, " * 2
 
@@ -35,6 +36,8 @@ def by_hand(model: Loaded, ids: list[int], clip_skip: int = 0) -> torch.Tensor:
     found = []
     for end in ("", "_2")[: 1 + is_xl]:
         tokenizer, encoder = (getattr(model.pipeline, f"{part}{end}") for part in ("tokenizer", "text_encoder"))
+        if tokenizer is None:  # of the refiner
+            continue
         whole = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
         whole += [tokenizer.pad_token_id] * (MOST - len(whole))
         with torch.inference_mode():
@@ -43,17 +46,21 @@ def by_hand(model: Loaded, ids: list[int], clip_skip: int = 0) -> torch.Tensor:
     return torch.cat(found, dim=-1)
 
 
+def tokenizer_of(model: Loaded) -> Any:
+    return model.pipeline.tokenizer or model.pipeline.tokenizer_2
+
+
 def ids_of(model: Loaded, text: str) -> list[int]:
-    return list(model.pipeline.tokenizer(text).input_ids[1:-1])
+    return list(tokenizer_of(model)(text).input_ids[1:-1])
 
 
 @pytest.mark.parametrize("clip_skip", [0, 1])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", READERS)
 def test_a_long_prompt_goes_through_the_encoder_in_windows_that_end_between_words(
     family: str, clip_skip: int, loaded: Callable[[str], Loaded]
 ) -> None:
     model = loaded(family)
-    tokens, pieces = ids_of(model, LONG), model.pipeline.tokenizer.tokenize(LONG)
+    tokens, pieces = ids_of(model, LONG), tokenizer_of(model).tokenize(LONG)
     windows = []
     while tokens:
         end = min(MOST - 2, len(tokens))
@@ -65,7 +72,7 @@ def test_a_long_prompt_goes_through_the_encoder_in_windows_that_end_between_word
     assert torch.allclose(model.texts.encode(LONG, clip_skip).embeds, torch.cat(windows, dim=1), atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", READERS)
 def test_a_weight_moves_words_away_from_nothing_and_one_leaves_them(
     family: str, loaded: Callable[[str], Loaded]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, 2.x and XL: a diffusers folder or a single file becomes a model on a device."""
+"""Stable Diffusion 1.x, 2.x, XL and its refiner: a diffusers folder or a single file becomes a model on a device."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -90,22 +90,35 @@ class InpaintXL(_RowGuidance, diffusers.StableDiffusionXLInpaintPipeline):
 
 @dataclass(frozen=True)
 class _Pipelines:
-    """One architecture: text to image, which loads, and by kind of job those that share its parts."""
+    """One architecture: the pipeline that loads, and by kind of job those that share its parts."""
 
-    base: Any
+    title: str
+    base: Any  # text to image; of the refiner, which begins no picture, image to image
     further: dict[str, Any]
     settings: dict[str, Any]  # that diffusers wants to be told
 
 
 _SD = _Pipelines(
-    Txt2Img, {"img2img": Img2Img, "inpaint": Inpaint}, {"safety_checker": None, "requires_safety_checker": False}
+    "Stable Diffusion 1.x or 2.x",
+    Txt2Img,
+    {"img2img": Img2Img, "inpaint": Inpaint},
+    {"safety_checker": None, "requires_safety_checker": False},
 )
-_XL = _Pipelines(Txt2ImgXL, {"img2img": Img2ImgXL, "inpaint": InpaintXL}, {"add_watermarker": False})
+_XL = _Pipelines(
+    "Stable Diffusion XL", Txt2ImgXL, {"img2img": Img2ImgXL, "inpaint": InpaintXL}, {"add_watermarker": False}
+)
+_REFINER = _Pipelines(
+    "the refiner of Stable Diffusion XL",
+    Img2ImgXL,
+    {},
+    {"add_watermarker": False, "requires_aesthetics_score": True},
+)
+PIPELINES = {"sd15": _SD, "sd2": _SD, "sdxl": _XL, "sdxl-refiner": _REFINER}
 
 
 def load(entry: catalog.Model, device: torch.device) -> Loaded:
     """A diffusers folder (safetensors only) or a single file; nothing from the network."""
-    pipelines = _XL if base_of(entry.family) == "sdxl" else _SD
+    pipelines = PIPELINES[base_of(entry.family)]
     pipeline = _read(entry, pipelines, device_.dtype(device))
     _check(entry, pipeline)
     pipeline.to(device)
@@ -153,15 +166,21 @@ def _told(pipelines: _Pipelines) -> dict[str, Any]:
 
 
 def _check(entry: catalog.Model, pipeline: Any) -> None:
-    """Whether the UNet is one of the family that the catalog names."""
+    """Whether its parts are those of the family that the catalog names."""
     family, channels = FAMILIES[entry.family], pipeline.unet.config.in_channels
-    is_xl = pipeline.unet.config.addition_embed_type == "text_time"
-    if is_xl != (base_of(entry.family) == "sdxl"):
-        found = "is one of Stable Diffusion XL" if is_xl else "is none of Stable Diffusion XL"
-        raise ModelError(f"model {entry.name}: its UNet {found}, and the catalog says {family.title}")
+    found = _architecture(pipeline)
+    if found is not PIPELINES[base_of(entry.family)]:
+        raise ModelError(f"model {entry.name}: its parts are those of {found.title}, the catalog says {family.title}")
     wanted = MASKED_CHANNELS if family.inpaints_only else pipeline.vae.config.latent_channels
     if channels != wanted:
         raise ModelError(
             f"model {entry.name}: its UNet takes {channels} channels, and one of {family.title} takes {wanted}; "
             "choose the family with or without `-inpaint`"
         )
+
+
+def _architecture(pipeline: Any) -> _Pipelines:
+    """What the parts belong to, whatever the catalog says. The refiner reads texts with the second encoder alone."""
+    if pipeline.unet.config.addition_embed_type != "text_time":
+        return _SD
+    return _REFINER if pipeline.text_encoder is None else _XL

@@ -59,12 +59,13 @@ def teach(model: Loaded, job: Any, get: Callable[[str], Any]) -> None:
         if name not in model.texts.tokens:
             embedding: Embedding = get(name)
             wanted = model.texts.widths()
-            found = [vectors.shape[1] for vectors in embedding.vectors]
+            taken = embedding.vectors[-len(wanted) :]  # the refiner has the last one of Stable Diffusion XL's encoders
+            found = [vectors.shape[1] for vectors in taken]
             if found != wanted:
                 misfit = _misfit(name, model, f"its words are {found} wide, those of the model's encoders {wanted}")
                 misfit.model = models_text(models(job).values())
                 raise misfit
-            model.texts.learn(name, embedding.vectors)
+            model.texts.learn(name, taken)
 
 
 def dress(model: Loaded, job: Any, get: Callable[[str], Any]) -> None:

@@ -67,7 +67,8 @@ def key(job: Any, identity: str, device: str, windows: int) -> str:
     guided = getattr(job, "guidance_scale", 0) > 1  # then each picture goes through the UNet twice
     scale = getattr(job, "hires_scale", 1)
     width, height = (scaled(side, scale) for side in (job.width, job.height))
-    return keys.fit(device, identity, job.kind, width, height, f"{windows}{'+guided' if guided else ''}")
+    more = ("+guided" if guided else "") + ("+refined" if getattr(job, "refiner", "") else "")
+    return keys.fit(device, identity, job.kind, width, height, f"{windows}{more}")
 
 
 def known(broker: Broker, key: str, most: int) -> Fit:

@@ -28,6 +28,7 @@ class Loaded:
 
     vae: str = ""  # that it wears now instead of its own, see workers.dress
     loras: tuple[tuple[str, float], ...] = ()  # that it wears now
+    refiner: Any = None  # another Loaded, while it draws with one, see workers.refiner
 
     def __post_init__(self) -> None:
         self.texts = Texts(self.pipeline, self.device)

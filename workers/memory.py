@@ -19,7 +19,7 @@ APART = ("cuda",)  # kinds of device whose memory is not the CPU's: elsewhere no
 
 def ladder(model: Any) -> Rungs:
     """What this model can save with where it is; in this order, each rung beside those before it."""
-    if _pipeline(model) is None:
+    if not _pipelines(model):
         return ()
     return LADDER if model.device.type in APART else LADDER[: LADDER.index(OFFLOAD)]
 
@@ -32,16 +32,15 @@ def left(offered: Rungs, used: Rungs) -> Rungs:
 @contextmanager
 def saving(model: Any, rungs: Rungs) -> Iterator[None]:
     """The model works with these rungs and no others."""
-    pipeline = _pipeline(model)
-    if pipeline is None:
-        yield
-        return
+    pipelines = _pipelines(model)
     try:
-        _switch_on(pipeline, model.device, rungs)
+        for pipeline in pipelines:
+            _switch_on(pipeline, model.device, rungs)
         yield
     finally:
         if rungs:
-            _switch_off(pipeline)
+            for pipeline in pipelines:
+                _switch_off(pipeline)
 
 
 def _switch_on(pipeline: Any, device: Any, rungs: Rungs) -> None:
@@ -68,6 +67,7 @@ def _nets(pipeline: Any) -> list[torch.nn.Module]:
     return [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
 
 
-def _pipeline(model: Any) -> Any:
-    """None of models that do not diffuse."""
-    return getattr(model, "pipeline", None)
+def _pipelines(model: Any) -> list[Any]:
+    """The model's and its refiner's; none of models that do not diffuse."""
+    found = [getattr(each, "pipeline", None) for each in (model, getattr(model, "refiner", None))]
+    return [pipeline for pipeline in found if pipeline is not None]

@@ -9,6 +9,7 @@ import torch
 
 from shared import catalog, families
 from shared.errors import ModelError
+from shared.jobs import split_models
 from workers import compiled, device
 from workers.loaded import Loaded
 
@@ -50,7 +51,8 @@ class Models:
         return {name: entry.identity for name, entry in self.known.models.items()}
 
     def get(self, name: str, beside: str = "") -> Any:
-        """The model, loaded now if it is not resident. `beside`: one in use, which does not leave for it."""
+        """The model, loaded now if it is not resident. `beside`: what is in use, as shards name several models; none
+        of it leaves for this one."""
         if name not in self._loaded:
             try:
                 self._loaded[name] = self._load(name, beside)
@@ -58,14 +60,14 @@ class Models:
                 error.model = name
                 raise
         self._loaded.move_to_end(name)
-        self._make_room(0, (name, beside))  # in memory it may be larger than on disk
+        self._make_room(0, (name, *split_models(beside)))  # in memory it may be larger than on disk
         return self._loaded[name]
 
     def _load(self, name: str, beside: str) -> Resident:
         entry = self._entry(name)
         self.bring(entry)
         check_files(entry)
-        self._make_room(sum(path.stat().st_size for path in entry.files().values()), (beside,))
+        self._make_room(sum(path.stat().st_size for path in entry.files().values()), split_models(beside))
         model = LOADERS[entry.family](entry, self.device)
         if isinstance(model, Loaded):
             compiled.begin(model, self.compile_how)
@@ -147,7 +149,7 @@ def check_files(entry: catalog.Model) -> None:
 
 
 LOADERS: dict[str, Callable[[catalog.Model, torch.device], Resident]] = {
-    **dict.fromkeys(families.of_column("model"), _diffusion),
+    **dict.fromkeys((*families.of_column("model"), *families.of_column("refiner")), _diffusion),
     "vae": _vae,
     "lora": _lora,
     "embedding": _embedding,

@@ -16,7 +16,6 @@ from shared.store import JSON_LINES
 from workers import batches, device, drawing, dress, fits, hang, memory, retry, written
 from workers.batches import Item
 from workers.device import Moment
-from workers.drawing import Beside
 from workers.fits import Fits
 from workers.host import Draining, Host
 from workers.lease import Heartbeat
@@ -56,9 +55,9 @@ class ShardRun:
             self.host.ledger.commit(self.claim, before)
             return
         self.rows = bury.rows_of(self.host.store, self.claim.run, self.claim.shard)
-        model = self.host.models.get(split_models(self.claim.shard.model)[0])
+        model = self._get(split_models(self.claim.shard.model)[0])
         if isinstance(model, Loaded):
-            dress.teach(model, self.rows[0].job, self._beside(model))
+            dress.teach(model, self.rows[0].job, self._get)
         with Uploads(self.host.store, self.claim.run, model, self.host.models.identities, self.still_ours) as uploads:
             wanted = batches.items(self.rows)
             todo = self._without_stored(wanted, uploads) if tried_before else wanted
@@ -120,7 +119,7 @@ class ShardRun:
             with hang.watched(self.host.settings.hang_s):
                 ready, refused = self.host.preparation.prepare(batch)
                 hang.alive(self.host.settings.hang_s)
-                pictures, held = drawing.draw(ready, model, saving, self._beside(model), self._on_step(batch))
+                pictures, held = drawing.draw(ready, model, saving, self._get, self._on_step(batch))
         except (LeaseLost, ModelError, Unreachable):
             raise
         except Exception as error:
@@ -138,8 +137,9 @@ class ShardRun:
         self._show("")
         return None
 
-    def _beside(self, model: Any) -> Beside:
-        return partial(self.host.models.get, beside=model.name)
+    def _get(self, name: str) -> Any:
+        """A model; nothing that the shard's rows need leaves for it."""
+        return self.host.models.get(name, beside=self.claim.shard.model)
 
     def _fetch_ahead(self, items: Sequence[Item]) -> None:
         """The inputs of this batch and of the next one, while the model works."""

@@ -17,8 +17,14 @@ from workers.reading import refuse
 
 ARCHITECTURES = Path(__file__).with_name("architectures")
 MASKED_CHANNELS = 9  # latents, mask, latents of the masked picture
-# OpenCLIP, the encoder of 2.x and the second one of XL, fills short texts up with this.
-OPEN_CLIP_PAD = "!"
+# OpenCLIP, the encoder of 2.x and the second one of XL, fills short texts up with this; CLIP repeats their end.
+OPEN_CLIP = {"pad_token": "!"}
+TOKENIZERS: dict[str, dict[str, dict[str, str]]] = {
+    "sd15": {"tokenizer": {}},
+    "sd2": {"tokenizer": OPEN_CLIP},
+    "sdxl": {"tokenizer": {}, "tokenizer_2": OPEN_CLIP},
+    "sdxl-refiner": {"tokenizer_2": OPEN_CLIP},
+}
 
 
 def load(entry: catalog.Model, base: Any, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
@@ -39,7 +45,8 @@ def load(entry: catalog.Model, base: Any, dtype: torch.dtype, settings: dict[str
         str(entry.path), unet=unet, vae=vae, **_tokenizers(entry, described), **how, **settings
     )
     for name, net in pipeline.components.items():
-        if name.startswith("text_encoder"):  # diffusers leaves what the file lacks without values, and says nothing
+        # Diffusers leaves what the file lacks without values, and says nothing.
+        if name.startswith("text_encoder") and net is not None:
             refuse(entry, name, [tensor for tensor, value in net.named_parameters() if value.is_meta])
     return pipeline
 
@@ -66,17 +73,22 @@ def part(
 
 
 def _tokenizers(entry: catalog.Model, described: Path) -> dict[str, CLIPTokenizer]:
-    encoder = json.loads((described / "text_encoder" / "config.json").read_text())
     vocabulary, merges = (entry.tokenizer / name for name in catalog.VOCABULARY)  # type: ignore[operator]  # it has one
     words = {
         "vocab": json.loads(vocabulary.read_text(encoding="utf-8")),
         "merges": [tuple(line.split()) for line in merges.read_text(encoding="utf-8").splitlines() if _is_merge(line)],
-        "model_max_length": encoder["max_position_embeddings"],
     }
-    clip, open_clip = CLIPTokenizer(**words), CLIPTokenizer(**words, pad_token=OPEN_CLIP_PAD)
-    if base_of(entry.family) == "sdxl":
-        return {"tokenizer": clip, "tokenizer_2": open_clip}
-    return {"tokenizer": open_clip if base_of(entry.family) == "sd2" else clip}
+    return {
+        name: CLIPTokenizer(**words, **pad, model_max_length=_most_tokens(described, name))
+        for name, pad in TOKENIZERS[base_of(entry.family)].items()
+    }
+
+
+def _most_tokens(described: Path, tokenizer: str) -> int:
+    """What the encoder takes that reads this tokenizer's words."""
+    encoder = described / tokenizer.replace("tokenizer", "text_encoder")
+    most: int = json.loads((encoder / "config.json").read_text())["max_position_embeddings"]
+    return most
 
 
 def _is_merge(line: str) -> bool:

@@ -78,9 +78,13 @@ class Texts:
         self.tokens[name] = " ".join(tokens)  # of the first encoder as of the second
 
     def _encoders(self) -> list[tuple[Any, Any]]:
-        parts = self.pipeline.components
-        ends = [end for end in ("", "_2") if f"tokenizer{end}" in parts]
-        return [(parts[f"tokenizer{end}"], parts[f"text_encoder{end}"]) for end in ends]
+        pipeline = self.pipeline
+        return [(getattr(pipeline, f"tokenizer{end}"), getattr(pipeline, f"text_encoder{end}")) for end in self._ends()]
+
+    def _ends(self) -> list[str]:
+        """Of the names of its tokenizers and text encoders; the refiner has the second one of Stable Diffusion XL
+        alone."""
+        return [end for end in ("", "_2") if getattr(self.pipeline, f"tokenizer{end}", None) is not None]
 
     def _said(self, job: Any) -> list[str]:
         """The job's texts, tokens in the place of textual inversions: prompt, negative prompt, and both for the second
@@ -94,8 +98,7 @@ class Texts:
         self.encode.cache_clear()
 
     def _count(self, text: str) -> int:
-        tokenizer = self.pipeline.tokenizer
-        most = tokenizer.model_max_length
+        most = self._most_tokens()
         if len(text.encode()) <= most - 2:  # a token is a byte at least
             return 1
         parts = fragments(text)
@@ -109,22 +112,34 @@ class Texts:
         `second`: what the second encoder reads, if it is another text. `empty_is_zero`: where the model was trained
         so, a negative prompt that says nothing is no text but zeros.
         """
-        layers = self.pipeline.text_encoder.config.num_hidden_layers
+        layers = self._encoders()[0][1].config.num_hidden_layers
         if clip_skip >= layers:
             raise BadInput(f"clip_skip is {clip_skip}; the model's text encoder has {layers} layers: give less")
-        both = [fragments(each) or [NOTHING] for each in (text, second or text)]
-        plain, plain_2 = ("".join(part.text for part in parts) for parts in both)
-        count = max(self._count(text), self._count(second))
-        weighed = count > 1 or any(part.weight != 1 for parts in both for part in parts)
+        texts = self._read(text, second)
+        count = max(map(self._count, texts))
+        read = [fragments(each) or [NOTHING] for each in texts]
+        plain = ["".join(part.text for part in parts) for parts in read]
+        weighed = count > 1 or any(part.weight != 1 for parts in read for part in parts)
         if not hasattr(self.pipeline, "text_encoder_2"):
-            return Encoded(self._embeds(0, both[0], clip_skip) if weighed or clip_skip else self._whole(plain), None)
+            return Encoded(self._embeds(0, read[0], clip_skip) if weighed or clip_skip else self._whole(plain[0]), None)
         skipped = clip_skip or None
-        embeds, _, pooled, _ = self.pipeline.encode_prompt(plain, plain_2, self.device, 1, False, clip_skip=skipped)
+        encoded = self.pipeline.encode_prompt(plain[0], plain[-1], self.device, 1, False, clip_skip=skipped)
+        embeds, _, pooled, _ = encoded
         if empty_is_zero and not text and not second and self.pipeline.config.force_zeros_for_empty_prompt:
             return Encoded(torch.zeros_like(embeds), torch.zeros_like(pooled))
         if weighed:
-            embeds = torch.cat([self._windows(n, parts, clip_skip + 1, count) for n, parts in enumerate(both)], dim=-1)
+            embeds = torch.cat([self._windows(n, parts, clip_skip + 1, count) for n, parts in enumerate(read)], dim=-1)
         return Encoded(embeds, pooled)
+
+    def _read(self, text: str, second: str) -> list[str]:
+        """What each of the encoders reads."""
+        by_end = {"": text, "_2": second or text}
+        return [by_end[end] for end in self._ends()]
+
+    def _most_tokens(self) -> int:
+        """Of one window, its beginning and end among them."""
+        most: int = self._encoders()[0][0].model_max_length
+        return most
 
     def _whole(self, text: str) -> torch.Tensor:
         embeds: torch.Tensor = self.pipeline.encode_prompt(text, self.device, 1, False)[0]
@@ -142,19 +157,19 @@ class Texts:
     def _windows(self, number: int, parts: Sequence[Fragment], skipped: int, count: int) -> torch.Tensor:
         """The same, with windows of nothing behind it up to that many."""
         embeds = self._embeds(number, parts, skipped)
-        lacking = count - embeds.shape[1] // self.pipeline.tokenizer.model_max_length
+        lacking = count - embeds.shape[1] // self._most_tokens()
         nothing = [self._embeds(number, [NOTHING], skipped)] if lacking else []
         return torch.cat([embeds, *nothing * lacking], dim=1)
 
     def _provider(self, number: int, skipped: int) -> Any:
         from workers import windows  # noqa: PLC0415  # it imports transformers, which takes seconds
 
-        return windows.provider(self.pipeline, number, skipped)
+        tokenizer, encoder = self._encoders()[number]
+        return windows.Provider(tokenizer, encoder, skipped, hasattr(self.pipeline, "text_encoder_2"))
 
     def _filled(self, text: Encoded, count: int, clip_skip: int = 0) -> Encoded:
         """With as many windows of nothing behind it as the row's other text has more."""
-        most = self.pipeline.tokenizer.model_max_length
-        lacking = count - text.embeds.shape[1] // most
+        lacking = count - text.embeds.shape[1] // self._most_tokens()
         if not lacking:
             return text
         nothing = self.encode("", clip_skip).embeds

@@ -6,16 +6,12 @@ import torch
 from compel.embeddings_provider import EmbeddingsProvider, SplitLongTextMode
 
 
-def provider(pipeline: Any, number: int, skipped: int) -> EmbeddingsProvider:
-    """Of a pipeline's first (0) or second (1) encoder; `skipped`: how many of its last layers are left out."""
-    end = "_2" if number else ""
-    encoder = getattr(pipeline, f"text_encoder{end}")
-    return _Provider(getattr(pipeline, f"tokenizer{end}"), encoder, skipped, hasattr(pipeline, "text_encoder_2"))
+class Provider(EmbeddingsProvider):
+    """Of one encoder."""
 
-
-class _Provider(EmbeddingsProvider):
     def __init__(self, tokenizer: Any, encoder: Any, skipped: int, bare: bool):
-        """`bare`: without the last norm, as Stable Diffusion XL takes it."""
+        """`skipped`: how many of its last layers are left out. `bare`: without the last norm, as Stable Diffusion XL
+        takes it."""
         super().__init__(
             tokenizer,
             encoder,

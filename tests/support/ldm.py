@@ -27,7 +27,9 @@ def checkpoint(pipeline: Any) -> Tensors:
     is_xl = hasattr(pipeline, "text_encoder_2")
     found = _under("model.diffusion_model.", unet(pipeline.unet))
     found |= _under("first_stage_model.", vae(pipeline.vae))
-    if is_xl:
+    if is_xl and pipeline.text_encoder is None:
+        found |= _under("conditioner.embedders.0.model.", open_clip(pipeline.text_encoder_2))
+    elif is_xl:
         found |= _under("conditioner.embedders.0.transformer.", clip(pipeline.text_encoder))
         found |= _under("conditioner.embedders.1.model.", open_clip(pipeline.text_encoder_2))
     elif pipeline.unet.config.use_linear_projection:

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import workers
@@ -30,6 +36,11 @@ UNETS = {
         "block_out_channels": [16, 32, 32], "attention_head_dim": [1, 2, 2], "cross_attention_dim": WIDTH + WIDTH_2,
         "transformer_layers_per_block": [1, 1, 2], "addition_time_embed_dim": 8,
         "projection_class_embeddings_input_dim": 6 * 8 + WIDTH_2,
+    },
+    "sdxl-refiner": {
+        "block_out_channels": [16, 32, 32, 32], "attention_head_dim": [1, 2, 2, 2], "cross_attention_dim": WIDTH_2,
+        "transformer_layers_per_block": 1, "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 5 * 8 + WIDTH_2,
     },
 }  # fmt: skip
 
@@ -57,16 +68,26 @@ def pipeline(family: str, described: Path, seed: int = 0) -> Any:
     parts: dict[str, Any] = {
         "unet": UNet2DConditionModel.from_config({**unet, "in_channels": channels}),
         "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(described, subfolder="vae")),
+        "scheduler": getattr(diffusers, scheduler["_class_name"]).from_config(scheduler),
+    }
+    if family == "sdxl-refiner":
+        parts |= {"text_encoder": None, "tokenizer": None} | second_encoder(described)
+        scored = {"requires_aesthetics_score": True, "force_zeros_for_empty_prompt": False}
+        return StableDiffusionXLImg2ImgPipeline(**parts, **scored, add_watermarker=False)
+    parts |= {
         "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(described, subfolder="text_encoder")),
         "tokenizer": tokenizer("!" if family.startswith("sd2") else "<|endoftext|>", described),
-        "scheduler": getattr(diffusers, scheduler["_class_name"]).from_config(scheduler),
     }
     if not family.startswith("sdxl"):
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         return StableDiffusionPipeline(**parts)
-    second = CLIPTextConfig.from_pretrained(described, subfolder="text_encoder_2")
-    parts |= {"text_encoder_2": CLIPTextModelWithProjection(second), "tokenizer_2": tokenizer("!", described)}
-    return StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    return StableDiffusionXLPipeline(**parts, **second_encoder(described), add_watermarker=False)
+
+
+def second_encoder(described: Path) -> dict[str, Any]:
+    """Of Stable Diffusion XL."""
+    config = CLIPTextConfig.from_pretrained(described, subfolder="text_encoder_2")
+    return {"text_encoder_2": CLIPTextModelWithProjection(config), "tokenizer_2": tokenizer("!", described)}
 
 
 def save(family: str, folder: Path) -> Path:
@@ -85,7 +106,7 @@ def write(made: Any, described: Path, folder: Path) -> Path:
 
 
 def tokenizer(pad: str, described: Path) -> CLIPTokenizer:
-    encoder = json.loads((described / "text_encoder" / "config.json").read_text())
+    encoder = json.loads(next(described.glob("text_encoder*/config.json")).read_text())
     return CLIPTokenizer.from_pretrained(TOKENIZER, pad_token=pad, model_max_length=encoder["max_position_embeddings"])
 
 
