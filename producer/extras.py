@@ -75,7 +75,7 @@ def refined(reading: Cells, values: Mapping[str, Any], catalog: Catalog) -> dict
         why = f"because model {values['model']!r} is none of Stable Diffusion XL"
         reading.useless("refiner", reading.cells["refiner"], why)
     if values["guidance_end"] < 1:
-        reading.useless("guidance_end", reading.cells["guidance_end"], "because a refiner is guided as its model is")
+        reading.useless("guidance_end", reading.cells["guidance_end"], "because with a refiner all steps are guided")
     start, steps = reading.get("refiner_start", REFINER_START, decimal, 0.01, 0.99), values[STEPS]
     if steps < 2:
         reading.refuse(STEPS, reading.cells.get(STEPS, ""), BadCell("2 steps at least, because of the refiner"))

@@ -1,6 +1,7 @@
 """The refiner of Stable Diffusion XL: it ends a picture as two calls of diffusers do, and rows name it as they can."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -250,6 +251,17 @@ def test_a_refiner_in_the_place_of_its_model_and_another_in_its_place_are_refuse
     assert parts.get(name, "does not load as") in str(caught.value)
 
 
+def test_a_folder_that_does_not_speak_of_scores_is_read_as_a_refiner_all_the_same(
+    things: Things, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(things.folder, tmp_path / "refiner"))
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["requires_aesthetics_score"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    found = load(tiny_models.entry("sdxl-refiner", folder))
+    assert found.pipeline.config.requires_aesthetics_score
+
+
 # --- rows ---
 
 
@@ -301,7 +313,7 @@ def test_another_refiner_of_the_same_name_makes_another_job(tmp_path: Path) -> N
         ("big,polish,1,,9,", "refiner_start", "a number from 0.01 to 0.99"),
         ("big,polish,0.1,,9,", "refiner_start", "leave the model itself one at least: from 0.12"),
         ("big,polish,0.5,,1,", "num_inference_steps", "2 steps at least, because of the refiner"),
-        ("big,polish,,0.6,9,", "guidance_end", "an empty cell, because a refiner is guided as its model is"),
+        ("big,polish,,0.6,9,", "guidance_end", "an empty cell, because with a refiner all steps are guided"),
         ("big,polish,,,9,rocket.jpg", "refiner", "because kind 'img2img' has no use for refiner"),
     ],
 )
