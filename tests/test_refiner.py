@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -27,13 +26,12 @@ from shared.families import FAMILIES
 from shared.images import Pixels
 from shared.jobs import Txt2Img
 from shared.settings import Settings
-from workers import dress, fits, hang, memory, refiner
+from workers import drawing, dress, fits, memory, refiner
 from workers.batches import Item
 from workers.memory import ATTENTION, LADDER, OFFLOAD, VAE
 from workers.models import Models
 from workers.pipelines import call
 from workers.pipelines.runners import RUNNERS
-from workers.shard import ShardRun
 
 WORDS = 2  # of the textual inversion
 
@@ -227,15 +225,11 @@ def test_it_is_at_hand_only_while_its_rows_are_drawn_and_may_leave_memory_then(t
 
 def test_a_shard_draws_with_the_refiner_that_its_rows_name(things: Things) -> None:
     models = things.models
-    run: Any = SimpleNamespace(host=SimpleNamespace(models=models, settings=SimpleNamespace(hang_s=60)), errors={})
-    run._get = models.get
-    run._on_step = lambda _: lambda _: None
-    run._without_unsafe = lambda *given: ShardRun._without_unsafe(run, *given)
     item = replace(refined(3), ready=None)
-    with hang.watched(60):
-        (drawn,) = ShardRun._run(run, [item], models.get("xl"))
-    assert drawn is not None
-    assert np.array_equal(drawn, things.draw([item])[0])
+    (drawn,), _ = drawing.draw([item], models.get("xl"), (), models.get, lambda _: None)
+    picture = drawn()
+    assert picture is not None
+    assert np.array_equal(picture, things.draw([item])[0])
 
 
 # --- models of other kinds ---

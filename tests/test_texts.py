@@ -13,7 +13,7 @@ import torch
 from test_families import draw, far, load, plain_pipeline, sample
 
 from shared.jobs import Img2Img, Txt2Img
-from workers import batches
+from workers import batches, texts
 from workers.fits import length as length_of
 from workers.loaded import Loaded
 
@@ -162,3 +162,51 @@ def test_one_of_two_texts_may_be_empty(second: str, loaded: Callable[[str], Load
     embeds = texts.encode("", second=second).embeds
     assert torch.allclose(embeds[:, :MOST, : tiny_models.WIDTH], texts.encode("").embeds[..., : tiny_models.WIDTH])
     assert texts.encode("(a:1.2)", second=second).embeds.shape[1] % MOST == 0
+
+
+# --- several texts in one run ---
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_that_are_expected_are_encoded_together_each_as_if_alone(
+    family: str, loaded: Callable[[str], Loaded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded(family)
+    names = [f"a red circle, number {n}" for n in range(5)]
+    jobs = [sample(n, Txt2Img, prompt=name, negative_prompt="").job for n, name in enumerate(names)]
+    jobs.append(jobs[0].model_copy(update={"prompt": "a (red:1.5) circle"}))
+    model.texts.forget()
+    alone = [model.texts.arguments([job]) for job in jobs]
+    monkeypatch.setitem(texts.TOGETHER, "cpu", 4)
+    model.texts.forget()
+    runs: list[int] = []
+    (_, encoder), *_ = model.texts._encoders()
+    hook = encoder.register_forward_pre_hook(lambda _, given: runs.append(len(given[0])))
+    try:
+        model.texts.expect(jobs)
+        together = [model.texts.arguments([job]) for job in jobs]
+    finally:
+        hook.remove()
+        model.texts.expect([])
+        model.texts.forget()
+    plain = [size for size in runs if size != 1]
+    assert set(plain[:2]) == {4} and len(plain) == 2 + (family == "sdxl")  # a weighed text's summary has its own
+    for one, other in zip(alone, together, strict=True):
+        for name in one:
+            assert torch.allclose(one[name], other[name], atol=1e-5)
+
+
+def test_a_text_is_the_same_whoever_goes_along(
+    loaded: Callable[[str], Loaded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded("sd15")
+    monkeypatch.setitem(texts.TOGETHER, "cpu", 4)
+    job = sample(1, Txt2Img, prompt="a red circle", negative_prompt="").job
+    found = []
+    for others in ([], ["a star"], ["a star", "a cross", "a heart", "a square", "a triangle"]):
+        model.texts.forget()
+        model.texts.expect([job.model_copy(update={"prompt": other}) for other in others])
+        found.append(model.texts.arguments([job])["prompt_embeds"])
+    model.texts.expect([])
+    model.texts.forget()
+    assert all(torch.equal(found[0], each) for each in found)

@@ -76,6 +76,8 @@ class ShardRun:
     def _make(self, todo: Sequence[Item], model: Any, uploads: Uploads) -> None:
         length = partial(fits.length, model)
         todo = sorted(todo, key=length)
+        if isinstance(model, Loaded):
+            model.texts.expect([item.job for item in todo if hasattr(item.job, "prompt")])
         while todo:
             fit = self.fits.of(todo[0], model)
             batch = batches.first(todo, batches.most(fit.images, drawing.shapes(model)), length)

@@ -24,14 +24,12 @@ class Encoded(NamedTuple):
     pooled: torch.Tensor | None
 
 
-class Wanted(NamedTuple):
-    """What is asked of the encoders. `second`: what the second one reads, if it is another text. `empty_is_zero`: where
-    the model was trained so, a negative prompt that says nothing is no text but zeros."""
+class Plain(NamedTuple):
+    """What the encoders read as it is, in one run: of the first, of the second, and how many layers are skipped."""
 
     text: str
-    clip_skip: int = 0
-    empty_is_zero: bool = False
-    second: str = ""
+    second: str
+    skipped: int | None
 
 
 class Texts:
@@ -42,6 +40,8 @@ class Texts:
         self.device = device
         self.encode = lru_cache(TEXTS_KEPT)(self._encode)
         self.tokens: dict[str, str] = {}  # what stands for each textual inversion that was learned
+        self._expected: dict[Plain, None] = {}  # in this order
+        self._ran: dict[Plain, Encoded] = {}  # on the way, and not asked for yet
 
     def arguments(self, jobs: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Prompts and negative prompts as a pipeline takes them, one row per job; all of equally many `windows`."""
@@ -55,6 +55,18 @@ class Texts:
         embeds = {f"{side}prompt_embeds": torch.cat([text.embeds for text in texts]) for side, texts in sides.items()}
         pooled = {side: [text.pooled for text in texts if text.pooled is not None] for side, texts in sides.items()}
         return embeds | {f"{side}pooled_prompt_embeds": torch.cat(texts) for side, texts in pooled.items() if texts}
+
+    def expect(self, jobs: Sequence[Any]) -> None:
+        """These will be asked for soon: where several texts are encoded in one run, theirs go along."""
+        self._expected, self._ran = {}, {}
+        if self.pipeline is None or self._together() == 1:
+            return
+        for job in jobs:
+            prompt, negative, prompt_2, negative_2 = self._said(job)
+            for text, second, clip_skip in ((prompt, prompt_2, job.clip_skip), (negative, negative_2, 0)):
+                plain, weighed = self._parsed(self._read(text, second))
+                if not weighed:
+                    self._expected[Plain(plain[0], plain[-1], clip_skip or None)] = None
 
     def windows(self, job: Any) -> int:
         """How many times the encoder's length the job's longer text needs."""
@@ -96,6 +108,7 @@ class Texts:
     def forget(self) -> None:
         """The text encoders have changed."""
         self.encode.cache_clear()
+        self._ran.clear()
 
     def _count(self, text: str) -> int:
         most = self._most_tokens()
@@ -107,9 +120,7 @@ class Texts:
 
     @torch.inference_mode()
     def _encode(self, text: str, clip_skip: int = 0, empty_is_zero: bool = False, second: str = "") -> Encoded:
-        """One text at a time, so that its neighbours cannot change it by rounding.
-
-        `second`: what the second encoder reads, if it is another text. `empty_is_zero`: where the model was trained
+        """`second`: what the second encoder reads, if it is another text. `empty_is_zero`: where the model was trained
         so, a negative prompt that says nothing is no text but zeros.
         """
         layers = self._encoders()[0][1].config.num_hidden_layers
@@ -117,19 +128,48 @@ class Texts:
             raise BadInput(f"clip_skip is {clip_skip}; the model's text encoder has {layers} layers: give less")
         texts = self._read(text, second)
         count = max(map(self._count, texts))
-        read = [fragments(each) or [NOTHING] for each in texts]
-        plain = ["".join(part.text for part in parts) for parts in read]
-        weighed = count > 1 or any(part.weight != 1 for parts in read for part in parts)
+        plain, weighed = self._parsed(texts)
+        parts = [fragments(each) or [NOTHING] for each in texts]
         if not hasattr(self.pipeline, "text_encoder_2"):
-            return Encoded(self._embeds(0, read[0], clip_skip) if weighed or clip_skip else self._whole(plain[0]), None)
-        skipped = clip_skip or None
-        encoded = self.pipeline.encode_prompt(plain[0], plain[-1], self.device, 1, False, clip_skip=skipped)
-        embeds, _, pooled, _ = encoded
+            if weighed or clip_skip:
+                return Encoded(self._embeds(0, parts[0], clip_skip), None)
+            return self._run(Plain(plain[0], plain[-1], None))
+        embeds, pooled = self._run(Plain(plain[0], plain[-1], clip_skip or None))
         if empty_is_zero and not text and not second and self.pipeline.config.force_zeros_for_empty_prompt:
-            return Encoded(torch.zeros_like(embeds), torch.zeros_like(pooled))
+            return Encoded(torch.zeros_like(embeds), None if pooled is None else torch.zeros_like(pooled))
         if weighed:
-            embeds = torch.cat([self._windows(n, parts, clip_skip + 1, count) for n, parts in enumerate(read)], dim=-1)
+            embeds = torch.cat([self._windows(n, each, clip_skip + 1, count) for n, each in enumerate(parts)], dim=-1)
         return Encoded(embeds, pooled)
+
+    def _parsed(self, texts: Sequence[str]) -> tuple[list[str], bool]:
+        """The texts without weights, and whether a run that reads them as they are would miss something."""
+        parts = [fragments(each) or [NOTHING] for each in texts]
+        weighed = any(part.weight != 1 for each in parts for part in each) or max(map(self._count, texts)) > 1
+        return ["".join(part.text for part in each) for each in parts], weighed
+
+    def _together(self) -> int:
+        return TOGETHER.get(self.device.type, 1)
+
+    def _run(self, wanted: Plain) -> Encoded:
+        """With what is expected beside it, always equally many: what they say does not matter to each other."""
+        if wanted not in self._ran:
+            alike = [each for each in self._expected if each.skipped == wanted.skipped and each != wanted]
+            some = [wanted, *alike][: self._together()]
+            filled = [*some, *[Plain("", "", wanted.skipped)] * (self._together() - len(some))]
+            self._ran.update(zip(some, self._prompts(filled), strict=False))
+            for each in some:
+                self._expected.pop(each, None)
+        return self._ran.pop(wanted)
+
+    def _prompts(self, texts: Sequence[Plain]) -> list[Encoded]:
+        """As diffusers' own pipelines encode prompts."""
+        first, second = [each.text for each in texts], [each.second for each in texts]
+        if not hasattr(self.pipeline, "text_encoder_2"):
+            embeds = self.pipeline.encode_prompt(first, self.device, 1, False)[0]
+            return [Encoded(one, None) for one in embeds.split(1)]
+        skipped = texts[0].skipped
+        embeds, _, pooled, _ = self.pipeline.encode_prompt(first, second, self.device, 1, False, clip_skip=skipped)
+        return [Encoded(*one) for one in zip(embeds.split(1), pooled.split(1), strict=True)]
 
     def _read(self, text: str, second: str) -> list[str]:
         """What each of the encoders reads."""
@@ -140,10 +180,6 @@ class Texts:
         """Of one window, its beginning and end among them."""
         most: int = self._encoders()[0][0].model_max_length
         return most
-
-    def _whole(self, text: str) -> torch.Tensor:
-        embeds: torch.Tensor = self.pipeline.encode_prompt(text, self.device, 1, False)[0]
-        return embeds
 
     def _embeds(self, number: int, parts: Sequence[Fragment], skipped: int) -> torch.Tensor:
         """Of one encoder, window by window."""
