@@ -6,7 +6,7 @@ from typing import Any
 
 from producer.entry import Entry
 
-LEAST_ROWS = 8  # per shard: fewer, and the way there costs more than the work
+STEP_ROWS = 8  # images of a model call: fewer in a shard, and the way there costs more than the work
 WANTED_SHARDS = 32  # in a small file, so that every device of a small fleet gets some
 MOST_OPEN_ROWS = 8192  # that wait, over all keys, for their shard to fill
 
@@ -24,8 +24,9 @@ class Shard:
 
 
 def shard_rows(total_rows: int, most: int) -> int:
-    """How many rows make a shard: `most` in a large file, fewer in a small one."""
-    return min(max(-(-total_rows // WANTED_SHARDS), LEAST_ROWS), most)
+    """How many rows make a shard: `most` in a large file, fewer in a small one, in whole model calls."""
+    wanted = -(-total_rows // WANTED_SHARDS)
+    return min(max(-(-wanted // STEP_ROWS), 1) * STEP_ROWS, most)
 
 
 def shards(

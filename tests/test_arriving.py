@@ -11,11 +11,11 @@ import tiny_models
 import torch
 from test_families import load, sample
 
-from shared.errors import LeaseLost
+from shared.errors import Canceled
 from shared.jobs import Txt2Img
 from shared.schedulers import SCHEDULERS
 from shared.shards import Claim, Shard
-from workers import batches, shard, written
+from workers import batches, shard
 from workers.arriving import Arriving
 from workers.batches import Item
 from workers.loaded import Loaded
@@ -116,6 +116,10 @@ def a_run(most: int) -> Any:
     return run, marked
 
 
+def a_model() -> Any:
+    return SimpleNamespace(name="m", identity="i", device=torch.device("cpu"))
+
+
 def rows(count: int) -> list[Item]:
     return [batches.items([sample(n, Txt2Img).row.model_copy(update={"row": n})])[0] for n in range(1, count + 1)]
 
@@ -138,10 +142,10 @@ def test_the_next_call_begins_before_the_pictures_of_the_last_have_come(
     added: list[Any] = []
     uploads: Any = SimpleNamespace(add=lambda _, picture, made: added.append((picture, made)))
     run, marked = a_run(most=2)
-    run._make(rows(5), SimpleNamespace(name="m", identity="i", device=torch.device("cpu")), uploads)
+    run._make(rows(5), a_model(), uploads)
     assert (calls, looked) == ([2, 2, 1], [])
     assert marked == [[1, 2], [1, 2, 3, 4], [3, 4, 5]]  # what the device works on may be what ends the process
-    assert late[-1].over  # the last call is waited for while somebody watches
+    assert all(moment.over for moment in late[1::2])  # every call is waited for, while somebody watches
     assert [picture() for picture, _ in added] == [0, 1, 0, 1, 0]
     assert added[0][1]()["seconds"] == {"batch": 1.5} and added[0][1]()["batch_shape"] == [2, 64, 64]
 
@@ -149,25 +153,56 @@ def test_the_next_call_begins_before_the_pictures_of_the_last_have_come(
 def test_rows_whose_pictures_have_come_are_not_charged_for_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(shard.drawing.RUNNERS, "txt2img", lambda items, *_: [None] * len(items))
     run, marked = a_run(most=2)
-    model: Any = SimpleNamespace(name="m", identity="i", device=torch.device("cpu"))
-    run._make(rows(3), model, SimpleNamespace(add=lambda *_: None))
+    run._make(rows(3), a_model(), SimpleNamespace(add=lambda *_: None))
     assert marked == [[1, 2], [3]]
 
 
-@pytest.mark.parametrize(
-    ("error", "ends"),
-    [(ValueError("no picture"), False), (RuntimeError("CUDA error: an illegal memory access"), True),
-     (LeaseLost("gone"), True)],
-)  # fmt: skip
-def test_what_a_device_says_late_is_the_devices_fault_and_no_rows(error: Exception, ends: bool) -> None:
-    def result(_: Item) -> Any:
-        raise error
+def test_what_a_device_says_late_is_its_own_fault_and_no_rows(
+    late: list[Late], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Late) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    (item,) = rows(1)
-    arguments = (Claim("r", Shard("000000", "m", 0, 0, 1, 9), 1), [item], SimpleNamespace(result=result), {}, "t")
-    if ends:
-        with pytest.raises(type(error)):
-            written.lines(*arguments)  # type: ignore[arg-type]
-    else:
-        ((line,), tiles) = written.lines(*arguments)  # type: ignore[arg-type]
-        assert (line["state"], line["error"], tiles) == ("failed", "no picture", [])
+    monkeypatch.setattr(Late, "wait", broken)
+    monkeypatch.setitem(shard.drawing.RUNNERS, "txt2img", lambda items, *_: [None] * len(items))
+    run, _ = a_run(most=2)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        run._make(rows(2), a_model(), SimpleNamespace(add=lambda *_: None))
+    assert not run.errors
+
+
+def test_what_a_stopped_run_has_drawn_is_stored(late: list[Late], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(shard.drawing.RUNNERS, "txt2img", lambda items, *_: [None] * len(items))
+    run, _ = a_run(most=2)
+    added: list[Any] = []
+    run.host.store = SimpleNamespace()
+    run.host.models = SimpleNamespace(get=lambda *_, **__: a_model(), identities={})
+    marks = iter([None, Canceled("canceled")])
+
+    def mark(*_: Any) -> None:
+        if stop := next(marks):
+            raise stop
+
+    class Uploads:
+        def __init__(self, *_: Any):
+            pass
+
+        def __enter__(self) -> "Uploads":
+            return self
+
+        def __exit__(self, *_: Any) -> None:
+            pass
+
+        def __contains__(self, item: Item) -> bool:
+            return item.key in added
+
+        def add(self, item: Item, *_: Any) -> None:
+            added.append(item.key)
+
+    run.host.ledger.mark_rows = mark
+    monkeypatch.setattr(shard, "Uploads", Uploads)
+    monkeypatch.setattr(shard.bury, "rows_of", lambda *_: [item.row for item in rows(4)])
+    monkeypatch.setattr(run, "_commit", lambda *_: None)
+    run.run()
+    assert added == [(1, 0), (2, 0)]
+    assert set(run.errors) == {(3, 0), (4, 0)}

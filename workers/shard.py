@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared import bury, keys, results, sheet
 from shared.errors import Canceled, LeaseLost, ModelError, Paused, Unreachable
@@ -16,6 +16,7 @@ from shared.store import JSON_LINES
 from workers import batches, device, drawing, dress, fits, hang, memory, retry, written
 from workers.batches import Item
 from workers.device import Moment
+from workers.drawing import Picture
 from workers.fits import Fits
 from workers.host import Draining, Host
 from workers.lease import Heartbeat
@@ -26,6 +27,14 @@ from workers.written import Errors
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str], None]  # shows progress
+
+
+class Call(NamedTuple):
+    """A model call that the device may still work on, and what its pictures become when it is over."""
+
+    end: Moment
+    rows: list[int]
+    coming: list[tuple[Item, Picture, Callable[[], dict[str, Any]]]]  # as Uploads.add takes them
 
 
 class ShardRun:
@@ -39,7 +48,7 @@ class ShardRun:
         self.rows: list[Row] = []
         self.errors: Errors = {}
         self.fits = Fits(host.ledger, host.device, host.settings.batch_images)
-        self.last: tuple[Moment, list[int]] | None = None  # the end of the last model call, and its rows
+        self.under_way: Call | None = None
         self.finished = 0
         self.tries = 0
 
@@ -51,6 +60,7 @@ class ShardRun:
         tried_before = self.claim.shard.look or self.tries > 0
         self.tries += 1
         self.errors.clear()
+        self.under_way = None
         if tried_before and (before := self._written()):
             self.host.ledger.commit(self.claim, before)
             return
@@ -65,8 +75,10 @@ class ShardRun:
             try:
                 self._make(todo, model, uploads)
             except Canceled:
+                self._hand_over(uploads)
                 self._leave_out([item for item in wanted if item not in uploads])
             except Paused:
+                self._hand_over(uploads)
                 uploads.settle()  # whoever goes on finds them
                 raise
             self._commit(wanted, uploads)
@@ -84,9 +96,7 @@ class ShardRun:
             todo = todo[len(batch) :]
             self._fetch_ahead([*batch, *todo[: len(batch)]])
             self._render(batch, model, uploads, fit.saving)
-        if self.last:
-            with hang.watched(self.host.settings.hang_s):
-                self.last[0].wait()
+        self._hand_over(uploads)
 
     def _leave_out(self, items: Sequence[Item]) -> None:
         """The run is canceled: these will not be made."""
@@ -96,7 +106,10 @@ class ShardRun:
     def _render(self, batch: Sequence[Item], model: Any, uploads: Uploads, saving: Rungs) -> None:
         """One batch through the model, in smaller pieces, or saving more memory, where it has to be."""
         self.check()
-        self.host.ledger.mark_rows(self.claim, [*self._under_way(), *(item.row.row for item in batch)])
+        if self.under_way and self.under_way.end.over:
+            self._hand_over(uploads)
+        before = self.under_way.rows if self.under_way else []  # they, too, may be what ends the process
+        self.host.ledger.mark_rows(self.claim, [*before, *(item.row.row for item in batch)])
         action = self._try(batch, model, uploads, saving)
         if isinstance(action, retry.Halve | retry.Save):
             device.free_memory(self.host.device)
@@ -109,10 +122,6 @@ class ShardRun:
             pieces = batches.halves(batch) if isinstance(action, retry.Halve) else [[item] for item in batch]
             for piece in pieces:
                 self._render(piece, model, uploads, saving)
-
-    def _under_way(self) -> list[int]:
-        """Rows of the call before this one, as long as the device works on it: they may be what ends the process."""
-        return self.last[1] if self.last and not self.last[0].over else []
 
     def _try(self, batch: Sequence[Item], model: Any, uploads: Uploads, saving: Rungs) -> retry.Action | None:
         # The traceback keeps tensors alive (pytorch#18853): only the error's meaning may outlive this function.
@@ -131,13 +140,22 @@ class ShardRun:
             return retry.decide(error, len(batch), _left(batch, model, saving))
         self.errors |= {key: (type(error).__name__, str(error)) for key, error in {**refused, **held}.items()}
         end = Moment(self.host.device)
-        self.last = end, [item.row.row for item in batch]
+        self._hand_over(uploads)
         shape = len(batches.filled(drawing.wanted(ready), drawing.shapes(model)))
-        for item, picture in zip(ready, pictures, strict=True):
-            uploads.add(item, picture, partial(self._made, item, model, shape, saving, start, end))
+        made = [partial(self._made, item, model, shape, saving, start, end) for item in ready]
+        self.under_way = Call(end, [item.row.row for item in batch], list(zip(ready, pictures, made, strict=True)))
         self.finished += len(batch)
         self._show("")
         return None
+
+    def _hand_over(self, uploads: Uploads) -> None:
+        """What the last call drew goes on its way, once the device is done. Raises what the device says late."""
+        if call := self.under_way:
+            with hang.watched(self.host.settings.hang_s):
+                call.end.wait()
+            self.under_way = None
+            for coming in call.coming:
+                uploads.add(*coming)
 
     def _get(self, name: str) -> Any:
         """A model; nothing that the shard's rows need leaves for it."""

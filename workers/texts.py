@@ -1,7 +1,7 @@
 """What a model makes of texts: encoded once each, and kept. Prompts may weigh their words and have any length."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,16 @@ class Encoded(NamedTuple):
     pooled: torch.Tensor | None
 
 
+class Wanted(NamedTuple):
+    """`second`: what the second encoder reads, if it is another text. `empty_is_zero`: where the model was trained so,
+    a negative prompt that says nothing is no text but zeros."""
+
+    text: str
+    clip_skip: int = 0
+    empty_is_zero: bool = False
+    second: str = ""
+
+
 class Plain(NamedTuple):
     """What the encoders read as it is, in one run: of the first, of the second, and how many layers are skipped."""
 
@@ -38,7 +48,8 @@ class Texts:
     def __init__(self, pipeline: Any, device: torch.device):
         self.pipeline = pipeline
         self.device = device
-        self.encode = lru_cache(TEXTS_KEPT)(self._encode)
+        self.encoded = 0  # texts, so far
+        self._kept: OrderedDict[Wanted, Encoded] = OrderedDict()
         self.tokens: dict[str, str] = {}  # what stands for each textual inversion that was learned
         self._expected: dict[Plain, None] = {}  # in this order
         self._ran: dict[Plain, Encoded] = {}  # on the way, and not asked for yet
@@ -48,10 +59,10 @@ class Texts:
         wanted, unwanted = [], []
         for job in jobs:
             count = self.windows(job)
-            prompt, negative, prompt_2, negative_2 = self._said(job)
-            wanted.append(self._filled(self.encode(prompt, job.clip_skip, second=prompt_2), count, job.clip_skip))
-            unwanted.append(self._filled(self.encode(negative, empty_is_zero=True, second=negative_2), count))
-        sides = {"": wanted, "negative_": unwanted}  # diffusers skips no layers of negative prompts
+            prompt, negative = self._wanted(job)
+            wanted.append(self._filled(self.encode(*prompt), count, job.clip_skip))
+            unwanted.append(self._filled(self.encode(*negative), count))
+        sides = {"": wanted, "negative_": unwanted}
         embeds = {f"{side}prompt_embeds": torch.cat([text.embeds for text in texts]) for side, texts in sides.items()}
         pooled = {side: [text.pooled for text in texts if text.pooled is not None] for side, texts in sides.items()}
         return embeds | {f"{side}pooled_prompt_embeds": torch.cat(texts) for side, texts in pooled.items() if texts}
@@ -61,12 +72,11 @@ class Texts:
         self._expected, self._ran = {}, {}
         if self.pipeline is None or self._together() == 1:
             return
-        for job in jobs:
-            prompt, negative, prompt_2, negative_2 = self._said(job)
-            for text, second, clip_skip in ((prompt, prompt_2, job.clip_skip), (negative, negative_2, 0)):
-                plain, weighed = self._parsed(self._read(text, second))
-                if not weighed:
-                    self._expected[Plain(plain[0], plain[-1], clip_skip or None)] = None
+        new = (each for job in jobs for each in self._wanted(job) if each not in self._kept)
+        for each in new:
+            plain, weighed = self._parsed(self._read(each.text, each.second))
+            if not weighed:
+                self._expected[Plain(plain[0], plain[-1], each.clip_skip or None)] = None
 
     def windows(self, job: Any) -> int:
         """How many times the encoder's length the job's longer text needs."""
@@ -98,6 +108,11 @@ class Texts:
         alone."""
         return [end for end in ("", "_2") if getattr(self.pipeline, f"tokenizer{end}", None) is not None]
 
+    def _wanted(self, job: Any) -> tuple[Wanted, Wanted]:
+        """Of prompt and negative prompt; diffusers skips no layers of negative prompts."""
+        prompt, negative, prompt_2, negative_2 = self._said(job)
+        return Wanted(prompt, job.clip_skip, second=prompt_2), Wanted(negative, empty_is_zero=True, second=negative_2)
+
     def _said(self, job: Any) -> list[str]:
         """The job's texts, tokens in the place of textual inversions: prompt, negative prompt, and both for the second
         encoder."""
@@ -107,7 +122,7 @@ class Texts:
 
     def forget(self) -> None:
         """The text encoders have changed."""
-        self.encode.cache_clear()
+        self._kept.clear()
         self._ran.clear()
 
     def _count(self, text: str) -> int:
@@ -118,11 +133,19 @@ class Texts:
         tokens, _, _ = self._provider(0, 0).get_token_ids_and_expand_weights(*_apart(parts), device="cpu")
         return int(len(tokens) // most)
 
+    def encode(self, text: str, clip_skip: int = 0, empty_is_zero: bool = False, second: str = "") -> Encoded:
+        """A text, see `Wanted`: encoded now unless it is kept. Raises BadInput."""
+        wanted = Wanted(text, clip_skip, empty_is_zero, second)
+        if wanted not in self._kept:
+            self._kept[wanted] = self._encode(*wanted)
+            self.encoded += 1
+            while len(self._kept) > TEXTS_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(wanted)
+        return self._kept[wanted]
+
     @torch.inference_mode()
-    def _encode(self, text: str, clip_skip: int = 0, empty_is_zero: bool = False, second: str = "") -> Encoded:
-        """`second`: what the second encoder reads, if it is another text. `empty_is_zero`: where the model was trained
-        so, a negative prompt that says nothing is no text but zeros.
-        """
+    def _encode(self, text: str, clip_skip: int, empty_is_zero: bool, second: str) -> Encoded:
         layers = self._encoders()[0][1].config.num_hidden_layers
         if clip_skip >= layers:
             raise BadInput(f"clip_skip is {clip_skip}; the model's text encoder has {layers} layers: give less")

@@ -56,8 +56,7 @@ class Uploads:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def add(self, item: Item, picture: Callable[[], Pixels | None], made: Callable[[], dict[str, Any]]) -> None:
-        """Take a picture from the model; waits while too many are on their way. `picture` waits for the device, in one
-        of the threads here; then `made` says how it was made."""
+        """Take a picture from the model; waits while too many are on their way. `made` says how it was made."""
         weight = _weight(item)
         for _ in range(weight):
             self._free.acquire()

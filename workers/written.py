@@ -8,7 +8,7 @@ from shared import results, sheet
 from shared.errors import LeaseLost
 from shared.images import Pixels
 from shared.shards import Claim, Outcome
-from workers import finishing, retry
+from workers import finishing
 from workers.batches import Item
 from workers.uploads import Uploads
 
@@ -20,7 +20,7 @@ def lines(
 ) -> tuple[list[dict[str, Any]], list[Pixels]]:
     """Waits for every picture. A line for each item, and the tiles of the sheet `thumbs`.
 
-    Raises LeaseLost, and what a device that broke has said while its pictures were waited for.
+    Raises LeaseLost.
     """
     found: list[dict[str, Any]] = []
     tiles: list[Pixels] = []
@@ -41,8 +41,6 @@ def _line(
     except LeaseLost:
         raise
     except Exception as raised:
-        if retry.is_broken_device(raised):
-            raise  # no row is to blame
         error, stored = (type(raised).__name__, str(raised)), None
     if stored is None:
         error_type, text = error or ("", "")
