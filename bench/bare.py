@@ -51,9 +51,10 @@ def draw(pipeline: Any, jobs: list[Job]) -> np.ndarray:
         height=first["height"],
         num_inference_steps=first["num_inference_steps"],
         guidance_scale=first["guidance_scale"],
-        output_type="np",
+        output_type="pt",
     ).images
-    return (images * 255).round().astype(np.uint8)
+    pictures = images.float().mul(255).round().to(torch.uint8)  # on the device, as a careful person would
+    return pictures.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def serve(folder: str, device: str) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from bench import giants
 from shared.catalog import Model
+from workers import device as device_
 
 GEMM = 8192, 10  # side of the matrices, and how often
 QUICK_GEMM = 256, 2
@@ -16,14 +17,13 @@ QUICK_GEMM = 256, 2
 
 @dataclass
 class Rig:
-    """`limit_s`: what would not fit into it is left out, and named."""
+    """`limit_s`: for all of it."""
 
     device: torch.device
     quick: bool
     folder: Path
     limit_s: float
     began_s: float = field(default_factory=time.monotonic)
-    left_out: list[str] = field(default_factory=list)
     _models: dict[str, Model] = field(default_factory=dict)
 
     def model(self, family: str) -> Model:
@@ -33,30 +33,22 @@ class Rig:
             self.tidy()
         return self._models[family]
 
-    def has_time(self, needed_s: float, what: str) -> bool:
-        """Whether so many seconds are left; if not, it is noted that this was left out."""
-        left = self.limit_s - (time.monotonic() - self.began_s)
-        if needed_s > left and not self.quick:
-            self.left_out.append(f"{what}: it takes about {needed_s:.0f} s, and {left:.0f} s were left")
-            return False
-        return True
+    @property
+    def left_s(self) -> float:
+        return self.limit_s - (time.monotonic() - self.began_s)
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Of the device, from the first call to its last kernel."""
-        self.wait()
+        device_.finish(self.device)
         start = time.perf_counter()
         work()
-        self.wait()
+        device_.finish(self.device)
         return time.perf_counter() - start
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def tidy(self) -> None:
         """Give back what is no longer used: others share the device."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch._dynamo.reset()
+        device_.free_memory(self.device)
 
     def share(self, what: str, rate: float, tflop: float, tflops: float) -> str:
         """How much of what products of matrices reach is used; of narrow models nothing is known."""

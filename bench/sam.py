@@ -126,7 +126,7 @@ def planned(path: Path, models: catalog.Catalog) -> Iterator[list[Item]]:
     if report.fault_count:
         raise SystemExit(f"{path}: {report.faults[0]}")
     good = [row for row in rows.read(path, options, models, known, report) if not isinstance(row, rows.Rejected)]
-    rows_per_shard = plan.shard_rows(report.rows, known.shard_rows)
+    rows_per_shard = plan.shard_rows(report.rows, known.shard_rows, known.batch_images)
     for shard in plan.shards(order.by_image(good), rows_per_shard, most_of_a_group=known.shard_rows):
         yield batches.items(Row.model_validate(json.loads(row.text)) for row in shard.rows)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from producer.entry import Entry
 
-STEP_ROWS = 8  # images of a model call: fewer in a shard, and the way there costs more than the work
+LEAST_ROWS = 8  # per shard: fewer, and the way there costs more than the work
 WANTED_SHARDS = 32  # in a small file, so that every device of a small fleet gets some
 MOST_OPEN_ROWS = 8192  # that wait, over all keys, for their shard to fill
 
@@ -23,10 +23,11 @@ class Shard:
         return sum(row.images for row in self.rows)
 
 
-def shard_rows(total_rows: int, most: int) -> int:
-    """How many rows make a shard: `most` in a large file, fewer in a small one, in whole model calls."""
-    wanted = -(-total_rows // WANTED_SHARDS)
-    return min(max(-(-wanted // STEP_ROWS), 1) * STEP_ROWS, most)
+def shard_rows(total_rows: int, most: int, batch_images: int) -> int:
+    """How many rows make a shard: `most` in a large file, fewer in a small one, in whole model calls of that many
+    images."""
+    step = -(-LEAST_ROWS // batch_images) * batch_images
+    return min(max(-(-total_rows // (WANTED_SHARDS * step)), 1) * step, most)
 
 
 def shards(

@@ -126,7 +126,7 @@ class Submission:
             Stocking(self.store, self.report.inputs, check) as stocking,
             reuse.earlier(self.store, self.request.reuse, check) as earlier,
         ):
-            rows_per_shard = plan.shard_rows(self.report.rows, settings.shard_rows)
+            rows_per_shard = plan.shard_rows(self.report.rows, settings.shard_rows, settings.batch_images)
             ordered = order.by_image(self._rows(parts, stocking))
             for shard in plan.shards(ordered, rows_per_shard, most_of_a_group=settings.shard_rows):
                 copied = [earlier.copy(row.text, self.run) for row in shard.rows] if earlier else [False]

@@ -5,6 +5,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import tiny_models
@@ -54,10 +55,11 @@ def test_a_call_never_waits_for_the_device(name: str, family: str, nowhere: Call
     assert latents.shape == (2, 4, 8, 8) and latents.device == NOWHERE
 
 
-def test_that_device_would_not_have_answered(nowhere: Callable[[str], Loaded]) -> None:
+def test_that_device_would_not_have_answered(nowhere: Callable[[str], Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
     model, items = nowhere("sd15"), [sample(1, Txt2Img, scheduler="ddim")]
     arguments = call.arguments(items, model, model.pipeline, lambda _: None) | {"output_type": "latent"}
-    del model.pipeline.scheduler.set_timesteps  # diffusers' own, which counts on the device
+    own = diffusers.DDIMScheduler.set_timesteps  # which counts on the device
+    monkeypatch.setattr(type(model.pipeline.scheduler), "set_timesteps", own)
     with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta tensors"):
         model.pipeline(**arguments, generator=call.generators(items), width=64, height=64)
 

@@ -208,3 +208,12 @@ def test_a_checkpoint_that_holds_code_is_refused_and_the_code_does_not_run(entry
 def test_a_model_of_another_family_is_refused_with_both_named(family: str, other: str, entry: Make) -> None:
     with pytest.raises(ModelError, match=families.FAMILIES[other].title):
         load(entry(family).model_copy(update={"family": other}))
+
+
+def test_a_unet_that_takes_the_guidance_as_an_input_is_refused(entry: Make, tmp_path: Path) -> None:
+    shutil.copytree(entry("sd15").path, tmp_path / "lcm")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "lcm", local_files_only=True)
+    config = {**pipeline.unet.config, "time_cond_proj_dim": 8}
+    diffusers.UNet2DConditionModel.from_config(config).save_pretrained(tmp_path / "lcm" / "unet")
+    with pytest.raises(ModelError, match=r"distilled to take the guidance as an input .* use the model that it was"):
+        load(tiny_models.entry("sd15", tmp_path / "lcm"))

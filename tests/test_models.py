@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from fleet import Fleet
 
 from shared import catalog
 from shared.catalog import Catalog, Model
@@ -88,3 +89,27 @@ def test_a_mask_model_does_not_push_out_the_model_that_draws_next(
     Preparation(inputs, held)._selected([SimpleNamespace(job=job, key=(0, 0))], {})  # type: ignore[list-item]
     assert list(held._loaded) == ["a", "c"]
     assert held.get("a") is first
+
+
+OTHER = """
+[models.{name}]
+family = "sd15"
+path = "{name}"
+identity = "{identity}"
+"""
+
+
+def test_a_file_that_alternates_between_models_loads_each_of_them_once(fleet: Fleet, tmp_path: Path) -> None:
+    names, overlay = ("null", "second", "third"), tmp_path / "models.toml"
+    for name in names[1:]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+        text = OTHER.format(name=name, identity=catalog.identity(tmp_path / name))
+        overlay.write_text(overlay.read_text() + text)
+    fleet.catalog = catalog.load(overlay)
+    fleet.workers_log = tmp_path / "workers.log"
+    table = "".join(f"row {n},{names[n % 3]},64,64,2\n" for n in range(96))
+    run = fleet.submit("prompt,model,width,height,steps\n" + table).run
+    with fleet.worker(models_bytes="1"):  # one at a time
+        assert fleet.finish(run)["done"] == 96
+    assert fleet.workers_log.read_text().count("left to make room") == 2

@@ -30,11 +30,24 @@ def row(number: int, steps: int = 20, images: int = 1, guidance: float = 4.0) ->
 
 
 @pytest.mark.parametrize(
-    ("total", "most", "rows"),
-    [(0, 64, 8), (1, 64, 8), (24, 64, 8), (256, 64, 8), (257, 64, 16), (300, 64, 16), (2_000, 64, 64), (500_000, 64, 64), (24, 4, 4), (24, 1, 1)],
+    ("total", "most", "batch", "rows"),
+    [
+        (0, 64, 8, 8),
+        (24, 64, 8, 8),
+        (256, 64, 8, 8),
+        (257, 64, 8, 16),
+        (257, 64, 16, 16),
+        (24, 64, 16, 16),
+        (2_000, 64, 8, 64),
+        (500_000, 64, 8, 64),
+        (24, 4, 8, 4),
+        (24, 1, 8, 1),
+        (24, 64, 1, 8),
+        (24, 64, 3, 9),
+    ],
 )
-def test_a_small_file_is_cut_smaller_so_that_every_device_gets_work(total, most, rows):
-    assert shard_rows(total, most) == rows
+def test_a_small_file_is_cut_smaller_so_that_every_device_gets_work_and_its_calls_are_full(total, most, batch, rows):
+    assert shard_rows(total, most, batch) == rows
 
 
 @EXAMPLES

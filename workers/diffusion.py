@@ -57,7 +57,7 @@ class _RowGuidance:
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        return self._guides and self.unet.config.time_cond_proj_dim is None
+        return self._guides
 
 
 class Txt2Img(_RowGuidance, diffusers.StableDiffusionPipeline):
@@ -171,6 +171,11 @@ def _check(entry: catalog.Model, pipeline: Any) -> None:
     found = _architecture(pipeline)
     if found is not PIPELINES[base_of(entry.family)]:
         raise ModelError(f"model {entry.name}: its parts are those of {found.title}, the catalog says {family.title}")
+    if pipeline.unet.config.time_cond_proj_dim is not None:
+        raise ModelError(
+            f"model {entry.name}: its UNet was distilled to take the guidance as an input (an LCM as a whole model), "
+            "which is not supported; use the model that it was made from with an LCM LoRA"
+        )
     wanted = MASKED_CHANNELS if family.inpaints_only else pipeline.vae.config.latent_channels
     if channels != wanted:
         raise ModelError(

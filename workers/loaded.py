@@ -1,9 +1,9 @@
 """A model on a device."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -41,14 +41,20 @@ class Loaded:
     def scheduler(self, name: str, seeds: Sequence[int]) -> Any:
         """A fresh one for images of these seeds: schedulers keep state, and one batch must not see another's."""
         chosen = SCHEDULERS[name]
-        scheduler_class = getattr(importlib.import_module("diffusers"), chosen.class_name)
-        scheduler = scheduler_class.from_config(self.scheduler_config, **chosen.config)
+        kind = _counting_beside(getattr(importlib.import_module("diffusers"), chosen.class_name))
+        scheduler = kind.from_config(self.scheduler_config, **chosen.config)
         if "noise_sampler_seed" in scheduler.config:  # it draws noise by seed, all others by the images' generators
             scheduler.noise_sampler_seed = list(seeds)
-        scheduler.set_timesteps = partial(_on_cpu, scheduler.set_timesteps)
         return scheduler
 
 
-def _on_cpu(set_timesteps: Callable[..., None], *steps: int, **more: Any) -> None:
-    """Wherever the model is: with timesteps there, schedulers would ask the device in every step, and wait for it."""
-    set_timesteps(*steps, **more | {"device": "cpu"})
+@cache
+def _counting_beside(kind: Any) -> Any:
+    """The scheduler with its timesteps on the CPU, wherever the model is: with timesteps there, it would ask the device
+    for numbers in every step, and wait for it."""
+
+    def set_timesteps(self: Any, num_inference_steps: Any = None, device: Any = None, *rest: Any, **more: Any) -> None:
+        del device
+        kind.set_timesteps(self, num_inference_steps, "cpu", *rest, **more)
+
+    return type(kind.__name__, (kind,), {"set_timesteps": set_timesteps})

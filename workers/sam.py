@@ -4,6 +4,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -131,7 +132,8 @@ class Segmenter:
 
     def _run(self, pictures: Sequence[Pixels]) -> list[_Seen]:
         """Resized beside the device, as the package does it; there they go as bytes, and become numbers there."""
-        small = [torch.as_tensor(self._predictor.transform.apply_image(pixels)) for pixels in pictures]
+        with ThreadPoolExecutor(device_.threads()) as pool:  # the device would wait for one after the other
+            small = [torch.as_tensor(one) for one in pool.map(self._predictor.transform.apply_image, pictures)]
         ready = [self.sam.preprocess(one.to(self.device).permute(2, 0, 1)) for one in small]
         features = self.sam.image_encoder(torch.stack(ready).to(device_.dtype(self.device)))
         self.encoded += len(pictures)

@@ -77,7 +77,7 @@ class ShardRun:
             except Canceled:
                 self._hand_over(uploads)
                 self._leave_out([item for item in wanted if item not in uploads])
-            except Paused:
+            except (Paused, Draining, Unreachable):
                 self._hand_over(uploads)
                 uploads.settle()  # whoever goes on finds them
                 raise

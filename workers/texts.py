@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from shared.errors import BadInput
 from workers.weights import Fragment, fragments
 
 TEXTS_KEPT = 512  # 60 MB of a half-precision Stable Diffusion 1.5, 160 MB of an XL
+COUNTS_KEPT = 4096  # of how many windows a text needs, which is asked several times
 # Texts in one run of an encoder, by kind of device. A run on CUDA costs its hundreds of launches, however few texts go
 # in. It has always this many: the same text in another number of neighbours would differ by rounding.
 TOGETHER = {"cuda": 8}
@@ -48,6 +50,7 @@ class Texts:
     def __init__(self, pipeline: Any, device: torch.device):
         self.pipeline = pipeline
         self.device = device
+        self._count = lru_cache(COUNTS_KEPT)(self._counted)
         self.encoded = 0  # texts, so far
         self._kept: OrderedDict[Wanted, Encoded] = OrderedDict()
         self.tokens: dict[str, str] = {}  # what stands for each textual inversion that was learned
@@ -97,6 +100,7 @@ class Texts:
             weight = encoder.get_input_embeddings().weight
             weight.data[ids] = rows.to(weight)
             _end_at(encoder, tokenizer.eos_token_id)
+        self._count.cache_clear()
         self.tokens[name] = " ".join(tokens)  # of the first encoder as of the second
 
     def _encoders(self) -> list[tuple[Any, Any]]:
@@ -125,7 +129,7 @@ class Texts:
         self._kept.clear()
         self._ran.clear()
 
-    def _count(self, text: str) -> int:
+    def _counted(self, text: str) -> int:
         most = self._most_tokens()
         if len(text.encode()) <= most - 2:  # a token is a byte at least
             return 1
@@ -189,10 +193,11 @@ class Texts:
         first, second = [each.text for each in texts], [each.second for each in texts]
         if not hasattr(self.pipeline, "text_encoder_2"):
             embeds = self.pipeline.encode_prompt(first, self.device, 1, False)[0]
-            return [Encoded(one, None) for one in embeds.split(1)]
+            return [Encoded(one.clone(), None) for one in embeds.split(1)]
         skipped = texts[0].skipped
         embeds, _, pooled, _ = self.pipeline.encode_prompt(first, second, self.device, 1, False, clip_skip=skipped)
-        return [Encoded(*one) for one in zip(embeds.split(1), pooled.split(1), strict=True)]
+        # Each has memory of its own: a part of the run would keep all of it.
+        return [Encoded(one.clone(), sum_.clone()) for one, sum_ in zip(embeds.split(1), pooled.split(1), strict=True)]
 
     def _read(self, text: str, second: str) -> list[str]:
         """What each of the encoders reads."""
