@@ -7,7 +7,7 @@ from typing import Any
 from producer.entry import Entry
 
 LEAST_ROWS = 8  # per shard: fewer, and the way there costs more than the work
-WANTED_SHARDS = 32  # in a small file, so that every device of a small fleet gets some
+WANTED_SHARDS = 16  # in a small file, so that every device of a small fleet gets some; each costs a pause between calls
 MOST_OPEN_ROWS = 8192  # that wait, over all keys, for their shard to fill
 
 
