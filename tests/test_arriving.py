@@ -1,6 +1,7 @@
 """The device is told what to do and not asked: pictures come while the next call begins, and no step waits."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +13,14 @@ import tiny_models
 import torch
 from test_families import load, sample
 
-from shared.errors import Canceled
+from shared.errors import Canceled, Paused, Unreachable
 from shared.jobs import Txt2Img
 from shared.schedulers import SCHEDULERS
 from shared.shards import Claim, Shard
 from workers import batches, shard
 from workers.arriving import Arriving
 from workers.batches import Item
+from workers.host import Draining
 from workers.loaded import Loaded
 from workers.pipelines import call
 from workers.shard import ShardRun
@@ -173,17 +175,21 @@ def test_what_a_device_says_late_is_its_own_fault_and_no_rows(
     assert not run.errors
 
 
-def test_what_a_stopped_run_has_drawn_is_stored(late: list[Late], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stop", [Canceled("c"), Paused("p"), Draining("d"), Unreachable("u")])
+def test_what_was_drawn_before_a_stop_is_stored(
+    stop: Exception, late: list[Late], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(shard.drawing.RUNNERS, "txt2img", lambda items, *_: [None] * len(items))
     run, _ = a_run(most=2)
     added: list[Any] = []
+    settled: list[int] = []
     run.host.store = SimpleNamespace()
     run.host.models = SimpleNamespace(get=lambda *_, **__: a_model(), identities={})
-    marks = iter([None, Canceled("canceled")])
+    marks = iter([None, stop])
 
     def mark(*_: Any) -> None:
-        if stop := next(marks):
-            raise stop
+        if error := next(marks):
+            raise error
 
     class Uploads:
         def __init__(self, *_: Any):
@@ -201,10 +207,16 @@ def test_what_a_stopped_run_has_drawn_is_stored(late: list[Late], monkeypatch: p
         def add(self, item: Item, *_: Any) -> None:
             added.append(item.key)
 
+        def settle(self) -> None:
+            settled.append(len(added))
+
     run.host.ledger.mark_rows = mark
     monkeypatch.setattr(shard, "Uploads", Uploads)
     monkeypatch.setattr(shard.bury, "rows_of", lambda *_: [item.row for item in rows(4)])
     monkeypatch.setattr(run, "_commit", lambda *_: None)
-    run.run()
+    is_end = isinstance(stop, Canceled)
+    with nullcontext() if is_end else pytest.raises(type(stop)):
+        run.run()
     assert added == [(1, 0), (2, 0)]
-    assert set(run.errors) == {(3, 0), (4, 0)}
+    assert settled == ([] if is_end else [2])
+    assert set(run.errors) == ({(3, 0), (4, 0)} if is_end else set())
